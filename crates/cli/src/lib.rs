@@ -1,0 +1,1 @@
+//! The bonsai command: train, plan, eval, data, model and runs.

@@ -1,0 +1,1 @@
+//! Reads images and labels and hands them out in augmented batches.

@@ -1,0 +1,1 @@
+//! Turns a name into a network: layers, shapes, parameters and multiply-accumulates.

@@ -1,0 +1,101 @@
+//! Measures loss and accuracy of a network on images it is not trained on. The test split is read here and nowhere else.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use bonsai_data::{Images, Loader, Source};
+use bonsai_models::Network;
+use burn::module::Module;
+use burn::tensor::Device;
+
+use crate::loss::cross_entropy;
+use crate::meter::{Meter, Totals};
+use crate::snapshot;
+use crate::trainee::{load_network, tensors};
+
+/// Records in one batch of an evaluation; small enough for a laptop, and part of no result.
+const BATCH: usize = 250;
+
+/// Returns the totals of `network` over all images of a loader, in evaluation mode.
+pub fn evaluate(network: &Network, loader: &Loader) -> Totals {
+    let network = network.valid();
+    let device = network.devices().into_iter().next().expect("a network has parameters").inner();
+    let mut meter = Meter::default();
+    for batch in loader.in_order() {
+        let (images, labels) = tensors(&batch, 0..batch.labels.len(), &device);
+        let logits = network.forward(images);
+        meter.add(cross_entropy(logits.clone(), labels.clone(), 0.0), logits, labels);
+    }
+    meter.read();
+    meter.totals()
+}
+
+/// Makes the loader of an evaluation: in order, not augmented.
+pub fn loader(images: Images, mean: &[f32], std: &[f32], workers: usize) -> Loader {
+    Loader::new(Arc::new(images), BATCH, mean, std, None, 0, workers)
+}
+
+/// Evaluates on the test split, or on its first `limit` records.
+///
+/// # Errors
+///
+/// Says which file of the data set cannot be read.
+pub fn test(network: &Network, source: &Source, limit: Option<usize>, workers: usize) -> Result<Totals> {
+    let mut images = source.test().context("reading the test split")?;
+    if let Some(limit) = limit {
+        images.truncate(limit);
+    }
+    let info = source.set().info();
+    Ok(evaluate(network, &loader(images, info.mean, info.std, workers)))
+}
+
+/// How a stored network does on the test split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// The mean cross-entropy.
+    pub loss: f64,
+    /// The share of records whose label was predicted.
+    pub accuracy: f64,
+    /// Records evaluated.
+    pub records: u64,
+    /// The share of prunable weights that is removed.
+    pub sparsity: f64,
+}
+
+/// Rebuilds the network in a `model.safetensors` and evaluates it on the test split.
+///
+/// # Errors
+///
+/// Says what is wrong with the file, or that it does not fit the data set.
+pub fn evaluate_snapshot(
+    path: &Path,
+    source: &Source,
+    device: &Device,
+    limit: Option<usize>,
+    workers: usize,
+) -> Result<Evaluation> {
+    let snapshot = snapshot::read(path)?;
+    let (architecture, info) = (&snapshot.header.architecture, source.set().info());
+    ensure!(
+        architecture.input == info.shape && architecture.classes == info.classes,
+        "{} was trained on images {:?} of {} classes, but {} has images {:?} of {} classes: choose its own data set, {}",
+        path.display(),
+        architecture.input,
+        architecture.classes,
+        info.name,
+        info.shape,
+        info.classes,
+        snapshot.header.data,
+    );
+    let device = device.clone().inner();
+    let network = Network::new(architecture, 0, &device).map_err(anyhow::Error::msg)?;
+    let network = load_network(network, snapshot.weights, &device).with_context(|| format!("loading {}", path.display()))?;
+    let totals = test(&network, source, limit, workers)?;
+    Ok(Evaluation {
+        loss: totals.mean_loss(),
+        accuracy: totals.accuracy(),
+        records: totals.records,
+        sparsity: snapshot.header.sparsity,
+    })
+}

@@ -1,0 +1,172 @@
+//! What a run was made on: the machine, the memory it took, the revision of the sources.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of burn that the project is built on.
+pub const BURN_VERSION: &str = "0.22.1";
+
+/// The machine of a run; what cannot be found out is `"unknown"` or 0.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Model name of the processor.
+    pub cpu: String,
+    /// Logical cores that this process may use.
+    pub cores: usize,
+    /// Memory of the machine, in bytes.
+    pub memory: u64,
+    /// Operating system and instruction set.
+    pub os: String,
+    /// Device that trained, as the command line named it.
+    pub device: String,
+}
+
+impl Hardware {
+    /// Looks at this machine; `device` is the one that trains.
+    pub fn detect(device: &str) -> Self {
+        Self {
+            cpu: cpu().unwrap_or_else(|| "unknown".into()),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory: memory().unwrap_or(0),
+            os: format!("{} {}", os().unwrap_or_else(|| std::env::consts::OS.into()), std::env::consts::ARCH),
+            device: device.to_string(),
+        }
+    }
+}
+
+/// Gives the version of burn that the project is built on.
+pub fn burn_version() -> &'static str {
+    BURN_VERSION
+}
+
+/// Gives the git revision of the current folder, with `-dirty` after it where files differ; `None` without git.
+pub fn git_revision() -> Option<String> {
+    revision_of(Path::new("."))
+}
+
+/// Gives the most memory that this process has held so far, in bytes.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub fn peak_memory() -> Option<u64> {
+    // SAFETY: `rusage` is plain integers, for which zero is valid, and `getrusage` only writes into the one it is given.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) == 0).then_some(usage)
+    }?;
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).ok().filter(|size| *size > 0).map(|size| size * unit)
+}
+
+/// Gives the most memory that this process has held so far, in bytes.
+#[cfg(not(unix))]
+pub fn peak_memory() -> Option<u64> {
+    None
+}
+
+fn revision_of(folder: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        output(Command::new("git").arg("-C").arg(folder).arg("--no-optional-locks").args(arguments))
+    };
+    let revision = git(&["rev-parse", "--short=12", "HEAD"]).filter(|revision| !revision.is_empty())?;
+    let clean = git(&["status", "--porcelain"])?.is_empty();
+    Some(if clean { revision } else { format!("{revision}-dirty") })
+}
+
+fn cpu() -> Option<String> {
+    if cfg!(target_os = "macos") {
+        return sysctl("machdep.cpu.brand_string");
+    }
+    field(&std::fs::read_to_string("/proc/cpuinfo").ok()?, "model name")
+}
+
+fn memory() -> Option<u64> {
+    if cfg!(target_os = "macos") {
+        return sysctl("hw.memsize")?.parse().ok();
+    }
+    let total = field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")?;
+    Some(1024 * total.strip_suffix(" kB")?.trim().parse::<u64>().ok()?)
+}
+
+fn os() -> Option<String> {
+    if cfg!(target_os = "macos") {
+        return output(Command::new("sw_vers").arg("-productVersion")).map(|version| format!("macOS {version}"));
+    }
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(name.trim_matches('"').to_string())
+}
+
+/// Finds the first line `name : value` and gives its value.
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_string())
+    })
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    output(Command::new("sysctl").args(["-n", name])).filter(|value| !value.is_empty())
+}
+
+/// Runs a command and gives what it printed; `None` where it is missing or fails.
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stated_burn_is_the_locked_one() {
+        let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).expect("the workspace's Cargo.lock");
+        assert!(lock.contains(&format!("name = \"burn\"\nversion = \"{BURN_VERSION}\"\n")));
+    }
+
+    #[test]
+    fn this_machine_has_cores_and_a_device() {
+        let hardware = Hardware::detect("cpu");
+        assert!(hardware.cores > 0 && hardware.device == "cpu");
+        assert!(!hardware.cpu.is_empty() && hardware.os.ends_with(std::env::consts::ARCH));
+        assert!(!cfg!(target_os = "linux") || hardware.memory > 1 << 20, "{hardware:?}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn peak_memory_is_in_bytes_and_grows() {
+        let before = peak_memory().unwrap();
+        let block = std::hint::black_box(vec![1u8; 256 << 20]);
+        let after = peak_memory().unwrap();
+        drop(block);
+        assert!(before > 1 << 20 && after >= 256 << 20, "{before} {after}");
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "model\t\t: 85\nmodel name\t: Some CPU: fast\n";
+        assert_eq!(field(text, "model name").as_deref(), Some("Some CPU: fast"));
+        assert_eq!(field(text, "name"), None);
+    }
+
+    #[test]
+    fn a_revision_says_whether_files_differ() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside_a_hook = std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("GIT_"));
+        let git = |arguments: &[&str]| output(Command::new("git").arg("-C").arg(folder.path()).args(arguments));
+        if inside_a_hook || git(&["init", "--quiet"]).is_none() {
+            return;
+        }
+        assert_eq!(revision_of(folder.path()), None);
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        git(&[&identity[..], &["commit", "--quiet", "--allow-empty", "--message", "one"]].concat()).expect("a commit");
+        let clean = revision_of(folder.path()).unwrap();
+        assert_eq!(clean.len(), 12);
+        std::fs::write(folder.path().join("new"), "").unwrap();
+        assert_eq!(revision_of(folder.path()).unwrap(), format!("{clean}-dirty"));
+    }
+}

@@ -1,0 +1,22 @@
+//! Trains a network while it is pruned: the loop, the optimizer, checkpoints and run folders.
+
+pub mod checkpoint;
+pub mod dashboard;
+pub mod diagnose;
+pub mod evaluate;
+pub mod experiment;
+pub mod hardware;
+pub mod loss;
+pub mod lr;
+pub mod meter;
+pub mod optimizer;
+pub mod parameters;
+pub mod position;
+pub mod records;
+mod run;
+pub mod run_folder;
+mod setup;
+pub mod snapshot;
+pub mod tensors;
+pub mod train;
+pub mod trainee;

@@ -1,0 +1,152 @@
+//! Takes optimizer steps: SGD with momentum and Nesterov, and AdamW, with state that pruning can reach.
+//!
+//! Same arithmetic as `torch.optim.SGD` (dampening 0) and `torch.optim.AdamW`. burn's own optimizers keep their
+//! moments private, and pruning has to zero the moments of a weight that was removed or has just been grown.
+//!
+//! Sources: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning",
+//! 2013; Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2019.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::parameters::Gradients;
+
+/// Which update rule is used, and its constants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Rule {
+    /// `v ← μv + g`, `w ← w − lr·v`, or with Nesterov `w ← w − lr·(g + μv)`, where `g` holds the weight decay.
+    Sgd {
+        /// The momentum μ in [0, 1).
+        momentum: f64,
+        /// Whether the gradient is looked up ahead.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay.
+    AdamW {
+        /// The decay of the first and second moment.
+        betas: (f64, f64),
+        /// The term that keeps the division finite.
+        epsilon: f64,
+    },
+}
+
+/// The moments of one parameter, in the order in which it is stored.
+#[derive(Clone, Debug)]
+struct Moments {
+    first: Tensor<1>,
+    second: Option<Tensor<1>>,
+}
+
+/// An optimizer and its state.
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    rule: Rule,
+    weight_decay: f64,
+    /// Steps taken, for Adam's bias correction.
+    steps: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+impl Optimizer {
+    /// Creates an optimizer without state.
+    pub fn new(rule: Rule, weight_decay: f64) -> Self {
+        Self { rule, weight_decay, steps: 0, moments: BTreeMap::new() }
+    }
+
+    /// Begins a step; [`update`](Self::update) is then called once for every parameter.
+    pub fn begin_step(&mut self) {
+        self.steps += 1;
+    }
+
+    /// Returns the new values of a parameter; `decayed` says whether weight decay applies to it.
+    pub fn update(&mut self, name: &str, lr: f64, decayed: bool, values: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+        let decay = if decayed { self.weight_decay } else { 0.0 };
+        match self.rule {
+            Rule::Sgd { momentum, nesterov } => {
+                let gradient = if decay == 0.0 { gradient } else { gradient + values.clone() * decay };
+                if momentum == 0.0 {
+                    return values - gradient * lr;
+                }
+                let velocity = match self.moments.remove(name) {
+                    Some(moments) => moments.first * momentum + gradient.clone(),
+                    None => gradient.clone(),
+                };
+                self.moments.insert(name.to_string(), Moments { first: velocity.clone(), second: None });
+                let direction = if nesterov { gradient + velocity * momentum } else { velocity };
+                values - direction * lr
+            }
+            Rule::AdamW { betas: (beta1, beta2), epsilon } => {
+                let values = if decay == 0.0 { values } else { values * (1.0 - lr * decay) };
+                let (first, second) = match self.moments.remove(name) {
+                    Some(Moments { first, second: Some(second) }) => (first * beta1, second * beta2),
+                    _ => (gradient.zeros_like(), gradient.zeros_like()),
+                };
+                let first = first + gradient.clone() * (1.0 - beta1);
+                let second = second + gradient.clone() * gradient * (1.0 - beta2);
+                self.moments
+                    .insert(name.to_string(), Moments { first: first.clone(), second: Some(second.clone()) });
+                let t = self.steps as i32;
+                let denominator = second.sqrt() / (1.0 - beta2.powi(t)).sqrt() + epsilon;
+                values - first / denominator * (lr / (1.0 - beta1.powi(t)))
+            }
+        }
+    }
+
+    /// Multiplies the moments of a parameter by `retained` (1 = kept), so that removed and grown weights start anew.
+    pub fn retain(&mut self, name: &str, retained: &Tensor<1>) {
+        if let Some(moments) = self.moments.remove(name) {
+            let moments = Moments {
+                first: moments.first * retained.clone(),
+                second: moments.second.map(|second| second * retained.clone()),
+            };
+            self.moments.insert(name.to_string(), moments);
+        }
+    }
+
+    /// Returns the moments under their checkpoint names, `first/<parameter>` and `second/<parameter>`.
+    pub fn state(&self) -> (u64, BTreeMap<String, Tensor<1>>) {
+        let mut state = BTreeMap::new();
+        for (name, moments) in &self.moments {
+            state.insert(format!("first/{name}"), moments.first.clone());
+            if let Some(second) = &moments.second {
+                state.insert(format!("second/{name}"), second.clone());
+            }
+        }
+        (self.steps, state)
+    }
+
+    /// Restores what [`state`](Self::state) returned.
+    pub fn restore(&mut self, steps: u64, mut state: BTreeMap<String, Tensor<1>>) {
+        self.steps = steps;
+        self.moments.clear();
+        let names: Vec<String> = state.keys().filter_map(|key| key.strip_prefix("first/").map(String::from)).collect();
+        for name in names {
+            let first = state.remove(&format!("first/{name}")).expect("the key was just listed");
+            let second = state.remove(&format!("second/{name}"));
+            self.moments.insert(name, Moments { first, second });
+        }
+    }
+}
+
+/// Scales all gradients so that their global L2 norm is at most `max_norm`, without reading it to the host.
+///
+/// As `torch.nn.utils.clip_grad_norm_`. The norm is summed in the order of the names, so that it is the same in
+/// every run.
+pub fn clip(gradients: &mut Gradients, max_norm: f64) {
+    let Some(sum) = gradients.values().map(square_sum).reduce(|a, b| a + b) else { return };
+    let scale = (sum.sqrt() + 1e-6).recip().mul_scalar(max_norm).clamp_max(1.0);
+    for gradient in gradients.values_mut() {
+        *gradient = gradient.clone() * scale.clone();
+    }
+}
+
+/// Sums the squares of a tensor in pieces, because burn-flex's `sum` above 4 Mi elements has no fixed order.
+fn square_sum(values: &Tensor<1>) -> Tensor<1> {
+    const PIECE: usize = 1 << 20;
+    let squares = values.clone() * values.clone();
+    let length = squares.dims()[0];
+    let pieces = (0..length).step_by(PIECE).map(|start| squares.clone().slice([start..length.min(start + PIECE)]).sum());
+    pieces.reduce(|a, b| a + b).expect("a parameter has at least one value")
+}

@@ -1,0 +1,148 @@
+//! Says what a run is made of, and builds it: data, network, engine, optimizer, learning rate.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
+use bonsai_data::{Loader, Source};
+use bonsai_models::Network;
+use bonsai_pruning::clock::{Clock, Horizon};
+use bonsai_pruning::engine::{Engine, Options};
+use bonsai_pruning::registry;
+use burn::tensor::Device;
+
+use crate::dashboard::View;
+use crate::evaluate;
+use crate::experiment::Experiment;
+use crate::lr::LearningRate;
+use crate::optimizer::Optimizer;
+use crate::trainee::{StepOptions, Trainee};
+
+/// Everything that `train` is told.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What to train; resolved and checked.
+    pub experiment: Experiment,
+    /// Where the images come from.
+    pub source: Source,
+    /// The run folder.
+    pub folder: PathBuf,
+    /// Whether the run in the folder goes on.
+    pub resume: bool,
+    /// Where the network runs.
+    pub device: Device,
+    /// What the device is called in the records, for example `cpu`.
+    pub device_name: String,
+    /// Whether reading a number from the device costs next to nothing, as on a CPU.
+    pub cheap_reads: bool,
+    /// How the run is shown.
+    pub view: View,
+    /// Train on the first records only.
+    pub limit_train: Option<usize>,
+    /// Validate and test on the first records only.
+    pub limit_test: Option<usize>,
+    /// Set from outside to stop after the iteration under way.
+    pub stop: Arc<AtomicBool>,
+    /// Threads that prepare batches.
+    pub workers: usize,
+}
+
+/// What a run trains with, ready to go.
+pub struct Parts {
+    /// Shuffled, augmented training batches.
+    pub train: Loader,
+    /// The validation split.
+    pub valid: Loader,
+    /// The network, its masks and the optimizer.
+    pub trainee: Trainee,
+    /// The learning rate of every iteration.
+    pub lr: LearningRate,
+    /// The length of the run.
+    pub horizon: Horizon,
+    /// Learnable parameters of the dense network.
+    pub parameters: u64,
+    /// Multiply-accumulates of the dense network for one image.
+    pub dense_macs: u64,
+}
+
+impl Setup {
+    /// Reads the data and builds the network, without training anything.
+    ///
+    /// # Errors
+    ///
+    /// Says what in the experiment or in the data set is wrong.
+    pub fn build(&self) -> Result<Parts> {
+        let experiment = &self.experiment;
+        let info = self.source.set().info();
+        let images = self.source.train().context("reading the training split")?;
+        let (mut train, mut valid) = images.split_validation(info.validation);
+        if let Some(records) = experiment.train_records {
+            ensure!(records <= train.len(), "train_records = {records}, but {} has {} training records besides its validation split: lower it", info.name, train.len());
+            train.truncate(records);
+        }
+        if let Some(limit) = self.limit_train {
+            train.truncate(limit);
+        }
+        if let Some(limit) = self.limit_test {
+            valid.truncate(limit);
+        }
+        let train = Loader::new(
+            Arc::new(train),
+            experiment.batch_size,
+            info.mean,
+            info.std,
+            experiment.augmentation(),
+            experiment.seed,
+            self.workers,
+        );
+        let valid = evaluate::loader(valid, info.mean, info.std, self.workers);
+
+        let horizon = Horizon { iterations_per_epoch: train.batches() as u64, epochs: experiment.epochs };
+        let architecture = experiment.architecture();
+        let graph = architecture.graph().map_err(anyhow::Error::msg)?;
+        let (scheduler, common) = registry::build(&experiment.scheduler, horizon).map_err(anyhow::Error::msg)?;
+        let options = Options { exclude: common.exclude, floor: common.floor, seed: experiment.seed };
+        let engine = Engine::new(&graph, scheduler, options).map_err(anyhow::Error::msg)?;
+
+        let device = self.device.clone().autodiff();
+        let network = Network::new(&architecture, experiment.seed, &device).map_err(anyhow::Error::msg)?;
+        let matrices: BTreeSet<String> = graph.layers.iter().map(|layer| layer.name.clone()).collect();
+        let mut decayed = BTreeSet::new();
+        crate::parameters::visit(&network, |info, _| {
+            if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
+                decayed.insert(info.name.clone());
+            }
+        });
+        let options = StepOptions {
+            label_smoothing: experiment.optimizer.label_smoothing,
+            clip_norm: experiment.optimizer.clip_norm,
+            accumulate: experiment.optimizer.accumulate,
+            decayed,
+        };
+        let optimizer = Optimizer::new(experiment.rule(), experiment.optimizer.weight_decay);
+        Ok(Parts {
+            train,
+            valid,
+            trainee: Trainee::new(network, engine, optimizer, options, device),
+            lr: experiment.learning_rate(horizon),
+            horizon,
+            parameters: graph.parameters,
+            dense_macs: graph.macs(),
+        })
+    }
+}
+
+impl Parts {
+    /// The clock of an iteration, counted from 1.
+    pub fn clock(&self, iteration: u64) -> Clock {
+        Clock { iteration, horizon: self.horizon, lr: self.lr.at(iteration.saturating_sub(1)) }
+    }
+
+    /// The sparsity that the schedule ends at: that of its last pruning event, else that of the first masks.
+    pub fn target_sparsity(&self, initial: f64) -> f64 {
+        let events = (1..=self.horizon.total()).rev().filter_map(|iteration| self.trainee.engine.due(&self.clock(iteration)));
+        events.filter_map(|event| event.sparsity).next().unwrap_or(initial)
+    }
+}

@@ -1,0 +1,252 @@
+//! Holds a network that is being trained and pruned, and what belongs to it: engine, optimizer, masks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail, ensure};
+use bonsai_data::Batch;
+use bonsai_models::Network;
+use bonsai_pruning::clock::Clock;
+use bonsai_pruning::engine::{Change, Engine, EngineState};
+use bonsai_pruning::graph::LayerSpec;
+use bonsai_pruning::mask::Mask;
+use bonsai_pruning::scheduler::Event;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::loss::cross_entropy;
+use crate::meter::Meter;
+use crate::optimizer::{Optimizer, clip};
+use crate::parameters::{self, Gradients};
+use crate::tensors::{HostTensor, Tensors, Values};
+
+/// How a step is taken, besides the optimizer's own rule.
+#[derive(Clone, Debug)]
+pub struct StepOptions {
+    /// The ε of label smoothing; 0 for none.
+    pub label_smoothing: f64,
+    /// The largest global norm of the gradients, if they are clipped.
+    pub clip_norm: Option<f64>,
+    /// Pieces into which a batch is split; their gradients are averaged.
+    pub accumulate: usize,
+    /// Parameters that weight decay applies to.
+    pub decayed: BTreeSet<String>,
+}
+
+/// A network that is being trained, with its masks and the optimizer's state.
+pub struct Trainee {
+    /// The network, on a device with autodiff.
+    pub network: Network,
+    /// The masks and the scheduler.
+    pub engine: Engine,
+    optimizer: Optimizer,
+    options: StepOptions,
+    device: Device,
+    /// The mask of every pruned parameter, in the order in which it is stored; absent where nothing is removed.
+    masks: BTreeMap<String, Tensor<1>>,
+}
+
+/// What a checkpoint holds of a trainee besides tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TraineeState {
+    optimizer_steps: u64,
+    engine: EngineState,
+}
+
+impl Trainee {
+    /// Puts the parts together; `device` has autodiff.
+    pub fn new(network: Network, engine: Engine, optimizer: Optimizer, options: StepOptions, device: Device) -> Self {
+        Self { network, engine, optimizer, options, device, masks: BTreeMap::new() }
+    }
+
+    /// Draws the scheduler's first masks and applies them.
+    pub fn begin(&mut self) -> Change {
+        let weights = parameters::weights(&self.network, self.engine.layers());
+        let change = self.engine.begin(&weights);
+        self.apply(&change);
+        change
+    }
+
+    /// Runs the network forward and backward and returns the dense gradients; loss and accuracy go to the meter.
+    pub fn gradients(&self, batch: &Batch, meter: &mut Meter) -> Gradients {
+        let records = batch.labels.len();
+        let piece = records.div_ceil(self.options.accumulate.max(1));
+        let mut sum = Gradients::new();
+        for start in (0..records).step_by(piece) {
+            let end = records.min(start + piece);
+            let (images, labels) = tensors(batch, start..end, &self.device);
+            let logits = self.network.forward(images);
+            let loss = cross_entropy(logits.clone(), labels.clone(), self.options.label_smoothing);
+            meter.add(loss.clone().inner(), logits.inner(), labels.inner());
+            let share = (end - start) as f64 / records as f64;
+            let gradients = (if share < 1.0 { loss * share } else { loss }).backward();
+            for (name, gradient) in parameters::gradients(&self.network, gradients) {
+                let gradient = match sum.remove(&name) {
+                    Some(earlier) => earlier + gradient,
+                    None => gradient,
+                };
+                sum.insert(name, gradient);
+            }
+        }
+        sum
+    }
+
+    /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
+    pub fn step(&mut self, mut gradients: Gradients, lr: f64) {
+        for (name, mask) in &self.masks {
+            if let Some(gradient) = gradients.remove(name) {
+                gradients.insert(name.clone(), gradient * mask.clone());
+            }
+        }
+        if let Some(norm) = self.options.clip_norm {
+            clip(&mut gradients, norm);
+        }
+        let Self { optimizer, options, masks, .. } = self;
+        optimizer.begin_step();
+        self.network = parameters::map(self.network.clone(), |info, values| {
+            let gradient = gradients.remove(&info.name)?;
+            let values = optimizer.update(&info.name, lr, options.decayed.contains(&info.name), values, gradient);
+            Some(match masks.get(&info.name) {
+                Some(mask) => values * mask.clone(),
+                None => values,
+            })
+        });
+    }
+
+    /// Lets the engine prune and regrow, and zeroes what was removed or has just been grown.
+    pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Change {
+        let layers = self.engine.layers();
+        let weights = parameters::weights(&self.network, layers);
+        let gradients = dense.map(|dense| parameters::rows(dense, layers));
+        let change = self.engine.apply(clock, event, &weights, gradients.as_deref());
+        self.apply(&change);
+        change
+    }
+
+    fn apply(&mut self, change: &Change) {
+        if !change.changed {
+            return;
+        }
+        let device = self.device.clone().inner();
+        let retained: BTreeMap<String, Tensor<1>> = (self.engine.layers().iter().zip(&change.layers))
+            .map(|(layer, change)| (layer.name.clone(), mask_tensor(layer, &change.retained, &device)))
+            .collect();
+        for (name, retained) in &retained {
+            self.optimizer.retain(name, retained);
+        }
+        self.network = parameters::map(self.network.clone(), |info, values| {
+            retained.get(&info.name).map(|retained| values * retained.clone())
+        });
+        self.place_masks();
+    }
+
+    fn place_masks(&mut self) {
+        let device = self.device.clone().inner();
+        self.masks = (self.engine.layers().iter().zip(self.engine.masks()))
+            .filter(|(_, mask)| mask.kept() < mask.len())
+            .map(|(layer, mask)| (layer.name.clone(), mask_tensor(layer, mask, &device)))
+            .collect();
+    }
+
+    /// The masks by layer name, as rows of units.
+    pub fn masks(&self) -> BTreeMap<String, Mask> {
+        self.engine.layers().iter().map(|layer| layer.name.clone()).zip(self.engine.masks().iter().cloned()).collect()
+    }
+
+    /// Reads every parameter, running statistics included, to the host.
+    pub fn weights(&self) -> Tensors {
+        network_tensors(&self.network)
+    }
+
+    /// Reads all there is to the host, for a checkpoint.
+    pub fn save(&self) -> (Tensors, TraineeState) {
+        let mut tensors = self.weights();
+        let (optimizer_steps, moments) = self.optimizer.state();
+        for (name, values) in moments {
+            let values = parameters::to_host(values);
+            tensors.insert(name, HostTensor { shape: vec![values.len()], values: Values::F32(values) });
+        }
+        (tensors, TraineeState { optimizer_steps, engine: self.engine.save() })
+    }
+
+    /// Restores what [`save`](Self::save) returned.
+    ///
+    /// # Errors
+    ///
+    /// Names the first tensor that is missing or has another shape than the network's.
+    pub fn restore(&mut self, mut tensors: Tensors, state: TraineeState) -> Result<()> {
+        let moments = (tensors.keys().filter(|key| key.starts_with("first/") || key.starts_with("second/")))
+            .cloned()
+            .collect::<Vec<_>>();
+        let device = self.device.clone().inner();
+        let mut restored = BTreeMap::new();
+        for key in moments {
+            let tensor = tensors.remove(&key).expect("the key was just listed");
+            let Values::F32(values) = tensor.values else { bail!("the checkpoint's tensor {key} is not f32") };
+            restored.insert(key, parameters::to_device(values, &device));
+        }
+        self.network = load_network(self.network.clone(), tensors, &device)?;
+        self.optimizer.restore(state.optimizer_steps, restored);
+        self.engine.load(state.engine).map_err(anyhow::Error::msg).context("restoring the scheduler")?;
+        self.place_masks();
+        Ok(())
+    }
+}
+
+/// Reads every parameter of a network, running statistics included, to the host.
+pub fn network_tensors(network: &Network) -> Tensors {
+    let mut tensors = Tensors::new();
+    parameters::visit(network, |info, values| {
+        let values = Values::F32(parameters::to_host(values));
+        tensors.insert(info.name.clone(), HostTensor { shape: info.shape.clone(), values });
+    });
+    tensors
+}
+
+/// Replaces every parameter of a network by the tensor of its name; `device` is the network's, without autodiff.
+///
+/// # Errors
+///
+/// Names the first tensor that is missing, left over or of another shape than the network's.
+pub fn load_network(network: Network, mut tensors: Tensors, device: &Device) -> Result<Network> {
+    let mut problem = None;
+    let network = parameters::map(network, |info, _| {
+        let found = tensors.remove(&info.name);
+        let values = match found {
+            Some(HostTensor { shape, values: Values::F32(values) }) if shape == info.shape => values,
+            Some(other) => {
+                problem.get_or_insert(format!(
+                    "the tensor {} has shape {:?}, but the network needs f32 of shape {:?}",
+                    info.name, other.shape, info.shape
+                ));
+                return None;
+            }
+            None => {
+                problem.get_or_insert(format!("the tensor {} is missing", info.name));
+                return None;
+            }
+        };
+        Some(parameters::to_device(values, device))
+    });
+    if let Some(problem) = problem {
+        bail!(problem);
+    }
+    let extra = tensors.keys().next();
+    ensure!(extra.is_none(), "the tensor {} belongs to no parameter of the network", extra.unwrap());
+    Ok(network)
+}
+
+/// Puts a range of a batch's records on a device: images `[N, C, H, W]` and labels `[N]`.
+pub fn tensors(batch: &Batch, range: std::ops::Range<usize>, device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
+    let [_, channels, height, width] = batch.shape;
+    let size = channels * height * width;
+    let images = batch.images[range.start * size..range.end * size].to_vec();
+    let labels = batch.labels[range.clone()].to_vec();
+    let images = TensorData::new(images, [range.len(), channels, height, width]);
+    let labels = TensorData::new(labels, [range.len()]);
+    (Tensor::from_data(images, device), Tensor::from_data(labels, device))
+}
+
+fn mask_tensor(layer: &LayerSpec, mask: &Mask, device: &Device) -> Tensor<1> {
+    let rows: Vec<f32> = mask.iter().map(|kept| if kept { 1.0 } else { 0.0 }).collect();
+    parameters::to_device(parameters::to_storage(layer, &rows), device)
+}
