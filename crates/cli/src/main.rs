@@ -1,1 +1,7 @@
-fn main() {}
+//! The `bonsai` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bonsai::cli().run()
+}

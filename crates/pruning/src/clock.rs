@@ -19,7 +19,7 @@ impl Horizon {
 }
 
 /// The moment at which a scheduler is asked.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
     /// The number of the optimizer step being taken, counted from 1; 0 is before training.
     pub iteration: u64,

@@ -46,9 +46,11 @@ pub struct Loaded {
 pub fn save(folder: &Path, iteration: u64, tensors: &Tensors, state: &Value, keep: usize) -> Result<PathBuf> {
     let bytes = encode(tensors, &json!({ "checkpoint": FORMAT, "iteration": iteration, "state": state }))?;
     let path = folder.join(format!("{PREFIX}{iteration:08}-{}{SUFFIX}", &sha256(&bytes)[..DIGITS]));
-    fs::create_dir_all(folder)
-        .and_then(|()| folder.parent().map_or(Ok(()), sync_folder))
-        .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    if !folder.is_dir() {
+        fs::create_dir_all(folder)
+            .and_then(|()| folder.parent().map_or(Ok(()), sync_folder))
+            .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    }
     write_atomic(&path, &bytes).with_context(|| {
         format!(
             "the checkpoint of iteration {iteration} was not written; the earlier ones are untouched: see to the disk, then go on with --resume"
@@ -72,7 +74,9 @@ pub fn load_newest(folder: &Path) -> Result<Option<Loaded>> {
             Ok((tensors, state)) => {
                 let warnings = damaged
                     .iter()
-                    .map(|(name, why)| format!("Checkpoint {name} is damaged ({why}); going on from the one before, {}.", found.name))
+                    .map(|(name, why)| {
+                        format!("Checkpoint {name} is damaged ({why}); going on from the one before, {}.", found.name)
+                    })
                     .collect();
                 return Ok(Some(Loaded { iteration: found.iteration, tensors, state, warnings, path: found.path }));
             }
@@ -102,7 +106,8 @@ struct Found {
 fn list(folder: &Path) -> std::io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in file_names(folder)? {
-        let parts = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).and_then(|rest| rest.split_once('-'));
+        let parts =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).and_then(|rest| rest.split_once('-'));
         let Some((iteration, hash)) = parts else { continue };
         let Ok(iteration) = iteration.parse::<u64>() else { continue };
         if hash.len() == DIGITS {
@@ -121,8 +126,11 @@ fn load(found: &Found) -> Result<(Tensors, Value)> {
     let (tensors, mut header) = decode(&bytes)?;
     let format = header["checkpoint"].as_u64().context("it is another kind of file under a checkpoint's name")?;
     ensure!(format == FORMAT, "it has layout {format}, and this bonsai reads layout {FORMAT}");
-    ensure!(header["iteration"].as_u64() == Some(found.iteration), "its name states another iteration than its content");
-    Ok((tensors, header["state"].take()))
+    ensure!(
+        header["iteration"].as_u64() == Some(found.iteration),
+        "its name states another iteration than its content"
+    );
+    Ok((tensors, header.get_mut("state").map(Value::take).unwrap_or_default()))
 }
 
 /// Removes what the checkpoint `newest` replaces: all but `keep - 1` earlier ones, and unfinished files.
@@ -137,7 +145,7 @@ fn tidy(folder: &Path, newest: &Path, iteration: u64, keep: usize) -> std::io::R
     for name in file_names(folder)?.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(PART)) {
         fs::remove_file(folder.join(name))?;
     }
-    sync_folder(folder)
+    Ok(())
 }
 
 /// Names the entries of a folder; none where the folder is not there.
@@ -220,6 +228,18 @@ mod tests {
         }
         assert_eq!(names(folder.path()).len(), 1);
         assert_eq!(load_newest(folder.path()).unwrap().unwrap().state["seconds"], 2);
+    }
+
+    #[test]
+    fn another_kind_of_file_is_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        for header in [json!(null), json!([1]), json!({ "snapshot": {} }), json!({ "checkpoint": 2 })] {
+            let bytes = encode(&Tensors::new(), &header).unwrap();
+            let path = folder.path().join(format!("iteration-00000010-{}.safetensors", &sha256(&bytes)[..DIGITS]));
+            fs::write(&path, bytes).unwrap();
+            let sentence = load_newest(folder.path()).unwrap_err().to_string();
+            assert!(sentence.contains("another kind") || sentence.contains("layout 2"), "{sentence}");
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@ mod check;
 mod overrides;
 mod scale;
 mod sentences;
+mod settings;
 
-use bonsai_data::{Augmentation, DataSet, Padding};
+use bonsai_data::{Augmentation, DataSet};
 use bonsai_models::{Architecture, Shortcut, Stem};
 use bonsai_pruning::clock::Horizon;
 use bonsai_pruning::registry::{self, Common};
@@ -20,6 +21,7 @@ use toml::Table;
 use crate::lr::{LearningRate, Schedule};
 use crate::optimizer::Rule;
 pub use sentences::nearest;
+pub use settings::{Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings};
 
 /// A training, resolved: nothing is left to a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,150 +67,8 @@ pub struct Experiment {
     pub checkpoint: CheckpointSettings,
 }
 
-/// The section `[augment]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Augment {
-    /// Pixels added on every side before a random crop; 0: no crop.
-    pub crop: usize,
-    /// What the added pixels hold.
-    pub padding: Padding,
-    /// Whether half of the images are mirrored.
-    pub flip: bool,
-}
-
-/// The section `[optimizer]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerSettings {
-    /// The update rule.
-    pub name: OptimizerName,
-    /// The base learning rate; one-cycle's peak.
-    pub lr: f64,
-    /// SGD's momentum.
-    #[serde(default)]
-    pub momentum: f64,
-    /// Whether SGD looks ahead.
-    #[serde(default)]
-    pub nesterov: bool,
-    /// The weight decay: coupled with SGD, decoupled with AdamW.
-    #[serde(default)]
-    pub weight_decay: f64,
-    /// Which parameters decay.
-    #[serde(default)]
-    pub decay: Decay,
-    /// AdamW's decay of the first and second moment.
-    #[serde(default = "default_betas")]
-    pub betas: [f64; 2],
-    /// The term that keeps AdamW's division finite.
-    #[serde(default = "default_epsilon")]
-    pub epsilon: f64,
-    /// The largest global gradient norm; absent: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Pieces into which a batch is split to save memory; their gradients are averaged into one step.
-    #[serde(default = "default_accumulate")]
-    pub accumulate: usize,
-    /// The share of the target that is spread over all classes.
-    #[serde(default)]
-    pub label_smoothing: f64,
-}
-
-/// The name of an update rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// Stochastic gradient descent.
-    Sgd,
-    /// Adam with decoupled weight decay.
-    AdamW,
-}
-
-/// Which parameters the weight decay applies to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decay {
-    /// Every parameter.
-    #[default]
-    All,
-    /// Weights of convolutions and linear layers, but no bias and no normalisation.
-    Weights,
-}
-
-/// The section `[lr]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LrSettings {
-    /// The shape of the curve.
-    pub schedule: LrSchedule,
-    /// Epochs of linear rise at the start; may be fractional.
-    #[serde(default)]
-    pub warmup_epochs: f64,
-    /// Multi-step: the epochs at which the rate falls; may be fractional.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub milestones: Vec<f64>,
-    /// Multi-step: the factor at each milestone.
-    #[serde(default = "default_gamma")]
-    pub gamma: f64,
-    /// Cosine: the rate at the end.
-    #[serde(default)]
-    pub final_lr: f64,
-}
-
-/// The name of a learning-rate curve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LrSchedule {
-    /// The rate stays.
-    Constant,
-    /// The rate falls at milestones.
-    MultiStep,
-    /// The rate falls along half a cosine.
-    Cosine,
-    /// The rate rises and falls once.
-    OneCycle,
-}
-
-/// The section `[checkpoint]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointSettings {
-    /// Minutes between two checkpoints inside an epoch; every epoch ends with one anyway.
-    pub minutes: f64,
-    /// How many checkpoints stay.
-    pub keep: usize,
-}
-
-impl Default for Augment {
-    fn default() -> Self {
-        Self { crop: 0, padding: Padding::Zero, flip: false }
-    }
-}
-
-impl Default for CheckpointSettings {
-    fn default() -> Self {
-        Self { minutes: 10.0, keep: 2 }
-    }
-}
-
 fn default_log_every() -> u64 {
     50
-}
-
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-
-fn default_epsilon() -> f64 {
-    1e-8
-}
-
-fn default_accumulate() -> usize {
-    1
-}
-
-fn default_gamma() -> f64 {
-    0.1
 }
 
 impl Experiment {
@@ -228,54 +88,42 @@ impl Experiment {
     /// As [`from_toml`](Self::from_toml), and for an assignment that names no known key or has another type.
     pub fn with_overrides(text: &str, name: &str, assignments: &[String]) -> Result<Self, String> {
         let mut experiment: Self = toml::from_str(text).map_err(|e| sentences::of_toml(&e, text, name))?;
+        let in_file = |message: String| format!("{name}.toml: {message}");
+        if assignments.is_empty() {
+            experiment.fill(name).and_then(|()| experiment.check_values()).map_err(in_file)?;
+            let horizon = experiment.horizon(experiment.records());
+            experiment.build_scheduler(horizon).map_err(|message| sentences::of_scheduler(&message, text, name))?;
+            experiment.check().map_err(in_file)?;
+            return Ok(experiment);
+        }
+        // Values are judged after the assignments, which may mend them.
+        let mut table = experiment.table();
+        for assignment in assignments {
+            overrides::apply_set(&mut table, assignment)?;
+            experiment = Self::deserialize(table.clone())
+                .map_err(|e| format!("--set {assignment}: {}", sentences::suggest(e.message(), "")))?;
+        }
         experiment.fill(name)?;
-        if let Err(message) = experiment.build_scheduler(experiment.horizon(experiment.records())) {
-            // A table that is complete only with the assignments is judged below.
-            if assignments.is_empty() {
-                return Err(sentences::of_scheduler(&message, text, name));
-            }
-        }
-        if !assignments.is_empty() {
-            let mut table = experiment.table();
-            for assignment in assignments {
-                overrides::apply_set(&mut table, assignment)?;
-                experiment = Self::deserialize(table.clone())
-                    .map_err(|e| format!("--set {assignment}: {}", sentences::suggest(e.message(), "")))?;
-            }
-            experiment.fill(name)?;
-        }
         experiment.check().map_err(|message| sentences::suggest(&message, ""))?;
         Ok(experiment)
     }
 
-    /// Reads the `config.toml` of a run folder: an experiment and, apart, what the run recorded under `[run]`.
+    /// Reads the experiment in the `config.toml` of a run folder, whose section `[environment]` is no part of it.
     ///
     /// # Errors
     ///
     /// As [`from_toml`](Self::from_toml).
-    pub fn from_config(text: &str) -> Result<(Self, Table), String> {
-        let mut table: Table = toml::from_str(text).map_err(|e| sentences::of_toml(&e, text, "config.toml"))?;
-        let run = match table.remove("run") {
-            Some(toml::Value::Table(run)) => run,
-            _ => Table::new(),
-        };
-        let mut experiment =
-            Self::deserialize(table).map_err(|e| format!("config.toml: {}", sentences::suggest(e.message(), "")))?;
-        experiment.fill("run")?;
-        experiment.check()?;
-        Ok((experiment, run))
+    pub fn from_config(text: &str) -> Result<Self, String> {
+        let mut table: Table = toml::from_str(text).map_err(|e| sentences::of_toml(&e, text, "config"))?;
+        table.remove("environment");
+        let read = Self::deserialize(table).map_err(|e| sentences::suggest(e.message(), ""));
+        let checked = read.and_then(|experiment| experiment.check().map(|()| experiment));
+        checked.map_err(|message| format!("config.toml: {message}"))
     }
 
     /// Writes the experiment as TOML that [`from_toml`](Self::from_toml) reads back unchanged.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("an experiment consists of plain values")
-    }
-
-    /// Writes the `config.toml` of a run folder: the experiment, then `run` as its last section.
-    pub fn to_config(&self, run: &Table) -> String {
-        let mut section = Table::new();
-        section.insert("run".to_string(), toml::Value::Table(run.clone()));
-        format!("{}\n{section}", self.to_toml())
     }
 
     /// Returns the network that the experiment trains.
@@ -362,8 +210,8 @@ impl Experiment {
         if self.name.is_empty() {
             self.name = name.to_string();
         }
-        self.check_network()?;
         let architecture = self.architecture();
+        architecture.check()?;
         self.shortcut = Some(architecture.shortcut);
         self.stem = Some(architecture.stem);
         Ok(())

@@ -15,7 +15,7 @@ pub mod position;
 pub mod records;
 mod run;
 pub mod run_folder;
-mod setup;
+pub mod setup;
 pub mod snapshot;
 pub mod tensors;
 pub mod train;

@@ -1,1 +1,305 @@
-//! To be written.
+//! What a run writes down: a row an epoch, a row a layer, a line a mask event, and a summary at the end.
+//!
+//! Accuracies and sparsities are shares from 0 to 1, times are seconds, MACs are multiply-accumulates of one image.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::hardware::Hardware;
+
+/// A row of `metrics.csv`: one epoch.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EpochRow {
+    /// Epochs finished before this one; the first is 0.
+    pub epoch: u64,
+    /// Optimizer steps taken since the start of the run.
+    pub iteration: u64,
+    /// Learning rate of the epoch's last step.
+    pub lr: f64,
+    /// Mean loss over the epoch's training images, as it was trained on.
+    pub train_loss: f64,
+    /// Share of the epoch's training images that were classified correctly while training.
+    pub train_accuracy: f64,
+    /// Mean loss over the validation split after the epoch.
+    pub valid_loss: f64,
+    /// Share of the validation split classified correctly after the epoch.
+    pub valid_accuracy: f64,
+    /// Share of the prunable weights that is removed.
+    pub sparsity: f64,
+    /// Prunable weights that are kept.
+    pub nonzero: u64,
+    /// MACs for one image with the removed weights left out.
+    pub macs: u64,
+    /// Wall time of the epoch with its validation, in seconds.
+    pub seconds: f64,
+    /// Training images per second of training time.
+    pub images_per_second: f64,
+}
+
+/// A row of `layers.csv`: one layer after one epoch.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct LayerRow {
+    /// The epoch, counted from 0.
+    pub epoch: u64,
+    /// Path of the layer's weight, such as `blocks.0.conv1.weight`.
+    pub name: String,
+    /// Weights of the layer.
+    pub weights: u64,
+    /// Weights that are kept.
+    pub kept: u64,
+    /// Share of the layer's weights that is removed.
+    pub sparsity: f64,
+    /// Weights that were grown in the epoch.
+    pub grown: u64,
+    /// Weights that were pruned in the epoch.
+    pub pruned: u64,
+}
+
+/// A line of `events.jsonl`: one change of the masks.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Optimizer step after which it happened; 0 is before training.
+    pub iteration: u64,
+    /// Epoch of that step, counted from 0.
+    pub epoch: u64,
+    /// Share of all prunable weights that is removed after it.
+    pub sparsity: f64,
+    /// Prunable weights kept after it.
+    pub kept: u64,
+    /// Weights that it removed.
+    pub pruned: u64,
+    /// Weights that it grew.
+    pub grown: u64,
+    /// Share of each layer's kept weights that was to be dropped and grown again; absent where the event only prunes.
+    pub replace: Option<f64>,
+    /// The same by layer, in the order of the network.
+    pub layers: Vec<EventLayer>,
+    /// Further figures that the scheduler reports, by name.
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// One layer's part in a mask event.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventLayer {
+    /// Path of the layer's weight.
+    pub name: String,
+    /// Weights kept after the event.
+    pub kept: u64,
+    /// Weights that the event removed.
+    pub pruned: u64,
+    /// Weights that the event grew.
+    pub grown: u64,
+}
+
+/// The content of `summary.toml`: what came out of a run, and on what.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// Name of the experiment that was asked for.
+    pub experiment: String,
+    /// Name of the run, after the data that was really used.
+    pub run: String,
+    /// Name of the data set that was really used.
+    pub data: String,
+    /// SHA-256 over the content of the data set's files.
+    pub data_fingerprint: String,
+    /// What was to be said about the data, such as a checksum that is not the published one.
+    pub data_warnings: Vec<String>,
+    /// How the figures below were selected and measured.
+    pub protocol: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Device that trained, as the command line named it.
+    pub device: String,
+    /// Epochs finished.
+    pub epochs: u64,
+    /// Optimizer steps taken.
+    pub iterations: u64,
+    /// Share of the validation split classified correctly by the network as training left it; not a number where none was used.
+    pub final_valid_accuracy: f64,
+    /// Share of the test split classified correctly by the network as training left it.
+    pub final_test_accuracy: f64,
+    /// Mean loss of that network over the test split.
+    pub final_test_loss: f64,
+    /// Images of the test split that were used.
+    pub test_records: u64,
+    /// Epoch with the best validation accuracy among those at the target sparsity, counted from 0; absent where none is.
+    pub best_epoch: Option<u64>,
+    /// Validation accuracy of that epoch.
+    pub best_valid_accuracy: Option<f64>,
+    /// Test accuracy of that epoch's network; absent where it was not kept.
+    pub best_test_accuracy: Option<f64>,
+    /// Share of the prunable weights that was to be removed in the end.
+    pub target_sparsity: f64,
+    /// Share of the prunable weights that is removed.
+    pub sparsity: f64,
+    /// Prunable weights that are kept.
+    pub nonzero: u64,
+    /// Prunable weights.
+    pub prunable: u64,
+    /// Learnable parameters of the dense network.
+    pub parameters: u64,
+    /// MACs for one image with the removed weights left out.
+    pub macs: u64,
+    /// MACs for one image of the dense network.
+    pub dense_macs: u64,
+    /// Wall time of the run over all its parts, in seconds.
+    pub wall_seconds: f64,
+    /// Training images per second of training time.
+    pub images_per_second: f64,
+    /// The most memory that the process held, in bytes; absent where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// How often the run was interrupted and resumed.
+    pub resumes: u64,
+    /// Git revision of the sources, with `-dirty` where files differed; absent without git.
+    pub git_revision: Option<String>,
+    /// The machine.
+    pub hardware: Hardware,
+}
+
+impl Summary {
+    /// Checks that the figures are possible ones.
+    fn check(&self) -> Result<()> {
+        let shares = [
+            ("final_valid_accuracy", Some(self.final_valid_accuracy)),
+            ("final_test_accuracy", Some(self.final_test_accuracy)),
+            ("best_valid_accuracy", self.best_valid_accuracy),
+            ("best_test_accuracy", self.best_test_accuracy),
+            ("target_sparsity", Some(self.target_sparsity)),
+            ("sparsity", Some(self.sparsity)),
+        ];
+        for (name, share) in shares {
+            let share = share.unwrap_or(f64::NAN);
+            ensure!(share.is_nan() || (0.0..=1.0).contains(&share), "{name} is {share}, and must lie between 0 and 1");
+        }
+        ensure!(
+            self.nonzero <= self.prunable,
+            "nonzero is {}, more than the {} prunable weights",
+            self.nonzero,
+            self.prunable
+        );
+        Ok(())
+    }
+}
+
+/// Reads `summary.toml`.
+///
+/// # Errors
+/// A damaged file gives a sentence that names it.
+pub fn read_summary(path: &Path) -> Result<Summary> {
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let summary: Result<Summary> = toml::from_str(&text).map_err(anyhow::Error::from);
+    summary
+        .and_then(|summary| summary.check().map(|()| summary))
+        .with_context(|| format!("{} is not the summary of a run", path.display()))
+}
+
+/// Reads `metrics.csv`; a last line that is still being written is left out.
+///
+/// # Errors
+/// A damaged row gives a sentence that names the file and the line.
+pub fn read_metrics(path: &Path) -> Result<Vec<EpochRow>> {
+    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let rows: Result<Vec<EpochRow>, csv::Error> = csv::Reader::from_reader(&text[..end]).deserialize().collect();
+    rows.with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// Gives the first line of a file of such rows.
+pub(crate) fn csv_header<Row: Serialize + Default>() -> Vec<u8> {
+    let text = csv_rows(&[Row::default()], true).expect("a row of plain fields can be written");
+    text.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default().to_vec()
+}
+
+/// Writes rows as CSV lines, under a header if asked.
+pub(crate) fn csv_rows<Row: Serialize>(rows: &[Row], header: bool) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().has_headers(header).from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_folder::RunFolder;
+
+    #[test]
+    fn columns_come_in_the_documented_order() {
+        let line = |header: Vec<u8>| String::from_utf8(header).unwrap();
+        assert_eq!(
+            line(csv_header::<EpochRow>()),
+            "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,seconds,images_per_second\n"
+        );
+        assert_eq!(line(csv_header::<LayerRow>()), "epoch,name,weights,kept,sparsity,grown,pruned\n");
+    }
+
+    #[test]
+    fn epochs_come_back_and_a_half_line_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.csv");
+        let rows: Vec<EpochRow> = (0..3)
+            .map(|epoch| EpochRow {
+                epoch,
+                lr: 0.1 + 0.2,
+                train_loss: 1.0 / 3.0,
+                nonzero: u64::MAX,
+                ..EpochRow::default()
+            })
+            .collect();
+        let text = csv_rows(&rows, true).unwrap();
+        fs::write(&path, &text).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), rows);
+        fs::write(&path, &text[..text.len() - 5]).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), rows[..2]);
+        fs::write(&path, "").unwrap();
+        assert!(read_metrics(&path).unwrap().is_empty());
+        fs::write(&path, String::from_utf8(text).unwrap().replace("2,0,", "two,0,")).unwrap();
+        let sentence = format!("{:#}", read_metrics(&path).unwrap_err());
+        assert!(sentence.contains("metrics.csv is damaged") && sentence.contains("line: 4"), "{sentence}");
+    }
+
+    #[test]
+    fn a_summary_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(folder.path(), true).unwrap();
+        let summary = Summary {
+            experiment: "cifar10-resnet20-granet".into(),
+            data_warnings: vec!["one \"line\"".into()],
+            best_epoch: Some(3),
+            best_valid_accuracy: Some(0.9),
+            sparsity: 0.9,
+            nonzero: 10,
+            prunable: 100,
+            hardware: Hardware { cpu: "a cpu".into(), ..Hardware::default() },
+            ..Summary::default()
+        };
+        run.write_summary(&summary).unwrap();
+        assert_eq!(read_summary(&run.summary()).unwrap(), summary);
+
+        run.write_summary(&Summary { sparsity: 1.5, ..summary.clone() }).unwrap();
+        assert!(format!("{:#}", read_summary(&run.summary()).unwrap_err()).contains("sparsity is 1.5"));
+        let largest = Summary { seed: u64::MAX, ..summary };
+        run.write_summary(&largest).unwrap();
+        assert_eq!(read_summary(&run.summary()).unwrap(), largest);
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json() {
+        let row = EventRow {
+            iteration: 100,
+            replace: Some(0.5),
+            layers: vec![EventLayer { name: "stem.weight".into(), kept: 4, pruned: 1, grown: 0 }],
+            figures: BTreeMap::from([("threshold".to_string(), 0.25)]),
+            ..EventRow::default()
+        };
+        let line = serde_json::to_string(&row).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<EventRow>(&line).unwrap(), row);
+    }
+}

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
+use bonsai_models::Network;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::Change;
 use bonsai_pruning::scheduler::Event;
@@ -329,8 +330,10 @@ impl<'a> Run<'a> {
             Some(best) if best.epoch + 1 == self.at.epoch => Some(last.accuracy()),
             Some(_) => {
                 let snapshot = snapshot::read(&self.folder.path().join("best.safetensors"))?;
-                let device = setup.device.clone().autodiff();
-                let network = load_network(network.clone(), snapshot.weights, &device.inner())?;
+                let device = setup.device.clone().inner();
+                // A new network: a clone would share the running statistics of BatchNorm.
+                let best = Network::new(&snapshot.header.architecture, 0, &device).map_err(anyhow::Error::msg)?;
+                let network = load_network(best, snapshot.weights, &device)?;
                 Some(evaluate::test(&network, &setup.source, setup.limit_test, setup.workers)?.accuracy())
             }
             None => None,

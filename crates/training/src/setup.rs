@@ -9,8 +9,6 @@ use anyhow::{Context, Result, ensure};
 use bonsai_data::{Loader, Source};
 use bonsai_models::Network;
 use bonsai_pruning::clock::{Clock, Horizon};
-use bonsai_pruning::engine::{Engine, Options};
-use bonsai_pruning::registry;
 use burn::tensor::Device;
 
 use crate::dashboard::View;
@@ -102,9 +100,7 @@ impl Setup {
         let horizon = Horizon { iterations_per_epoch: train.batches() as u64, epochs: experiment.epochs };
         let architecture = experiment.architecture();
         let graph = architecture.graph().map_err(anyhow::Error::msg)?;
-        let (scheduler, common) = registry::build(&experiment.scheduler, horizon).map_err(anyhow::Error::msg)?;
-        let options = Options { exclude: common.exclude, floor: common.floor, seed: experiment.seed };
-        let engine = Engine::new(&graph, scheduler, options).map_err(anyhow::Error::msg)?;
+        let engine = experiment.engine(train.records()).map_err(anyhow::Error::msg)?;
 
         let device = self.device.clone().autodiff();
         let network = Network::new(&architecture, experiment.seed, &device).map_err(anyhow::Error::msg)?;

@@ -94,6 +94,8 @@ const EXACT: &str = "$f64";
 
 /// Writes tensors and header into the bytes of a safetensors file.
 ///
+/// Floats in the header come back to the last bit; JSON knows no number that is not finite, so those become `null`.
+///
 /// # Errors
 /// A shape that does not fit its values and the reserved name `__metadata__` are refused.
 pub fn encode(tensors: &Tensors, header: &Value) -> Result<Vec<u8>> {
@@ -122,7 +124,10 @@ pub fn decode(bytes: &[u8]) -> Result<(Tensors, Value)> {
     let (prefix, rest) = bytes.split_first_chunk::<PREFIX>().context("the file is too short for a safetensors file")?;
     let stated = u64::from_le_bytes(*prefix);
     let length = usize::try_from(stated).ok().filter(|length| *length <= rest.len()).with_context(|| {
-        format!("the file is cut off or not a safetensors file: its header should have {stated} bytes, and {} follow", rest.len())
+        format!(
+            "the file is cut off or not a safetensors file: its header should have {stated} bytes, and {} follow",
+            rest.len()
+        )
     })?;
     let (head, data) = rest.split_at(length);
     let head = std::str::from_utf8(head).map_err(|_| anyhow!("the safetensors header is not UTF-8 text"))?;
@@ -163,9 +168,9 @@ fn read_tensor(info: &TensorInfo, data: &[u8]) -> Result<HostTensor> {
     let (start, end) = info.data_offsets;
     let bytes = data.get(start..end).context("its place lies outside the file")?;
     let values = match info.dtype {
-        Dtype::F32 => {
-            Values::F32(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
-        }
+        Dtype::F32 => Values::F32(
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect(),
+        ),
         Dtype::U8 => Values::U8(bytes.to_vec()),
         other => bail!("it holds {other:?}; bonsai writes only F32 and U8"),
     };
@@ -314,7 +319,7 @@ mod tests {
 
     #[test]
     fn sizes_that_add_up_to_more_than_64_bits_are_refused() {
-        // Nine tensors whose stated end wraps around to the true length of the file, were the sum unchecked.
+        // Eight tensors that end just below 2^64, where adding the header's length leaves 64 bits.
         let step = u64::MAX / 8;
         let mut head = r#"{"__metadata__":{"bonsai":"{}"}"#.to_string();
         for index in 0..8u64 {

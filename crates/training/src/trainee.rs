@@ -58,6 +58,22 @@ impl Trainee {
         Self { network, engine, optimizer, options, device, masks: BTreeMap::new() }
     }
 
+    /// How steps are taken.
+    pub fn options_mut(&mut self) -> &mut StepOptions {
+        &mut self.options
+    }
+
+    /// Replaces the masks, one per prunable layer, and zeroes what they remove.
+    ///
+    /// # Errors
+    ///
+    /// Names the layer whose mask has another length than its weights.
+    pub fn set_masks(&mut self, masks: Vec<Mask>) -> Result<()> {
+        let change = self.engine.set_masks(masks).map_err(anyhow::Error::msg)?;
+        self.apply(&change);
+        Ok(())
+    }
+
     /// Draws the scheduler's first masks and applies them.
     pub fn begin(&mut self) -> Change {
         let weights = parameters::weights(&self.network, self.engine.layers());
@@ -203,6 +219,8 @@ pub fn network_tensors(network: &Network) -> Tensors {
 }
 
 /// Replaces every parameter of a network by the tensor of its name; `device` is the network's, without autodiff.
+///
+/// burn's clones share running statistics, so a clone of the network passed in sees the new ones.
 ///
 /// # Errors
 ///

@@ -2,7 +2,7 @@
 
 use bonsai_pruning::engine::{Engine, Options};
 
-use super::{Experiment, LrSchedule, OptimizerName, nearest};
+use super::{Experiment, LrSchedule, OptimizerName};
 
 impl Experiment {
     /// Checks every value, the network and the scheduler against each other.
@@ -11,11 +11,16 @@ impl Experiment {
     ///
     /// One sentence that names the field, its value and its range.
     pub fn check(&self) -> Result<(), String> {
-        self.check_counts()?;
-        self.check_network()?;
-        self.check_optimizer()?;
-        self.check_lr()?;
+        self.check_values()?;
         self.engine(self.records()).map(|_| ())
+    }
+
+    /// Checks everything but the scheduler.
+    pub(super) fn check_values(&self) -> Result<(), String> {
+        self.check_counts()?;
+        self.architecture().check()?;
+        self.check_optimizer()?;
+        self.check_lr()
     }
 
     /// Builds the engine that prunes this experiment's network in a training on `train_records` records.
@@ -47,17 +52,6 @@ impl Experiment {
         whole("augment.crop", self.augment.crop as u64, 0, side - 1)?;
         number("checkpoint.minutes", self.checkpoint.minutes, 0.0, 100_000.0)?;
         whole("checkpoint.keep", self.checkpoint.keep as u64, 1, 1000)
-    }
-
-    /// Checks the name of the network and the network itself.
-    pub(super) fn check_network(&self) -> Result<(), String> {
-        let names = bonsai_models::names();
-        if !names.contains(&self.model.as_str()) {
-            let hint = nearest(&self.model, names.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-            let (hint, names) = (hint.unwrap_or_default(), names.join(", "));
-            return Err(format!("unknown model `{}`{hint} (models: {names})", self.model));
-        }
-        self.architecture().check()
     }
 
     fn check_optimizer(&self) -> Result<(), String> {
@@ -97,10 +91,15 @@ impl Experiment {
         }
         let stepped = settings.schedule == LrSchedule::MultiStep;
         if stepped && settings.milestones.is_empty() {
-            return Err("lr.schedule is multi-step, but lr.milestones is missing; add for example milestones = [80, 120]".to_string());
+            return Err(
+                "lr.schedule is multi-step, but lr.milestones is missing; add for example milestones = [80, 120]"
+                    .to_string(),
+            );
         }
         if !stepped && !settings.milestones.is_empty() {
-            return Err("lr.milestones belongs to lr.schedule = \"multi-step\"; remove it or change the schedule".to_string());
+            return Err(
+                "lr.milestones belongs to lr.schedule = \"multi-step\"; remove it or change the schedule".to_string()
+            );
         }
         Ok(())
     }
@@ -108,20 +107,36 @@ impl Experiment {
 
 /// Checks a count.
 fn whole(field: &str, value: u64, low: u64, high: u64) -> Result<(), String> {
-    if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{field} is {value}, but it must lie in {low} to {high}")) }
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} is {value}, but it must lie in {low} to {high}"))
+    }
 }
 
 /// Checks a finite number; NaN lies in no range.
 fn number(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
-    if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{field} is {value}, but it must lie in {low} to {high}")) }
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} is {value}, but it must lie in {low} to {high}"))
+    }
 }
 
 /// Checks a number above 0.
 fn positive(field: &str, value: f64, high: f64) -> Result<(), String> {
-    if value > 0.0 && value <= high { Ok(()) } else { Err(format!("{field} is {value}, but it must be above 0 and at most {high}")) }
+    if value > 0.0 && value <= high {
+        Ok(())
+    } else {
+        Err(format!("{field} is {value}, but it must be above 0 and at most {high}"))
+    }
 }
 
 /// Checks a number from 0 up to, but not including, 1.
 fn share(field: &str, value: f64) -> Result<(), String> {
-    if (0.0..1.0).contains(&value) { Ok(()) } else { Err(format!("{field} is {value}, but it must be at least 0 and below 1")) }
+    if (0.0..1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{field} is {value}, but it must be at least 0 and below 1"))
+    }
 }

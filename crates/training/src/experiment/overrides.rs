@@ -5,8 +5,10 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-const OPTIONAL: [(&str, Value); 5] = [
+const OPTIONAL: [(&str, Value); 7] = [
     ("name", Value::String(String::new())),
+    ("shortcut", Value::String(String::new())),
+    ("stem", Value::String(String::new())),
     ("train_records", Value::Integer(0)),
     ("lr.milestones", Value::Array(Vec::new())),
     ("optimizer.clip_norm", Value::Float(0.0)),
@@ -21,7 +23,9 @@ pub(super) fn apply_set(table: &mut Table, assignment: &str) -> Result<(), Strin
         .split_once('=')
         .map(|(path, text)| (path.trim(), text.trim()))
         .filter(|(path, _)| !path.is_empty())
-        .ok_or_else(|| format!("--set takes path.to.key=value, for example --set optimizer.lr=0.05, not `{assignment}`"))?;
+        .ok_or_else(|| {
+            format!("--set takes path.to.key=value, for example --set optimizer.lr=0.05, not `{assignment}`")
+        })?;
     let known = paths(table);
     let old = known
         .iter()
@@ -76,10 +80,9 @@ fn literal(text: &str) -> Option<Value> {
 /// Says which known path is spelled most like an unknown one.
 fn unknown(path: &str, known: &[(String, Value)]) -> String {
     let names = known.iter().map(|(name, _)| name.as_str()).chain(OPTIONAL.iter().map(|(name, _)| *name));
-    let hint = nearest(path, names).map_or_else(
-        || "bonsai plan EXPERIMENT --config prints all keys".to_string(),
-        |near| format!("did you mean `{near}`?"),
-    );
+    let names: Vec<&str> = names.collect();
+    let hint = nearest(path, names.iter().copied())
+        .map_or_else(|| format!("its keys are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
     format!("--set: the experiment has no key `{path}`; {hint}")
 }
 
@@ -126,7 +129,9 @@ mod tests {
 
     #[test]
     fn unknown_paths_suggest_the_nearest() {
-        for (assignment, near) in [("epoch=3", "`epochs`"), ("optimizer.lrr=3", "`optimizer.lr`"), ("lr=1", "`optimizer.lr`")] {
+        for (assignment, near) in
+            [("epoch=3", "`epochs`"), ("optimizer.lrr=3", "`optimizer.lr`"), ("lr=1", "`optimizer.lr`")]
+        {
             let message = apply_set(&mut table(), assignment).unwrap_err();
             assert!(message.contains(near), "{message}");
         }
@@ -134,7 +139,9 @@ mod tests {
 
     #[test]
     fn another_type_is_refused() {
-        for assignment in ["epochs=2.5", "epochs=many", "optimizer.lr=fast", "optimizer.nesterov=1", "nonsense", "=3", "optimizer=3"] {
+        for assignment in
+            ["epochs=2.5", "epochs=many", "optimizer.lr=fast", "optimizer.nesterov=1", "nonsense", "=3", "optimizer=3"]
+        {
             assert!(apply_set(&mut table(), assignment).is_err(), "{assignment}");
         }
     }

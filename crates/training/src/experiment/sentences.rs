@@ -24,13 +24,13 @@ pub(super) fn of_toml(error: &toml::de::Error, text: &str, name: &str) -> String
     let message = error.message();
     // serde reports a missing key at the start of its table, which helps nobody.
     if let Some(key) = backticked(message).first().filter(|_| message.starts_with("missing field")) {
-        return format!("{name}: the key `{key}` is missing; add a line such as `{}`", example_of(key));
+        return format!("{name}.toml: the key `{key}` is missing; add a line such as `{}`", example_of(key));
     }
-    let Some(span) = error.span() else { return format!("{name}: {}", suggest(message, "")) };
+    let Some(span) = error.span() else { return format!("{name}.toml: {}", suggest(message, "")) };
     let before = text.get(..span.start).unwrap_or(text);
     let number = before.matches('\n').count() + 1;
     let line = text.lines().nth(number - 1).unwrap_or("").trim();
-    format!("{name}, line {number}: {}", suggest(message, line))
+    format!("{name}.toml, line {number}: {}", suggest(message, line))
 }
 
 /// Says what is wrong with the section `[scheduler]`, with the line of the key it is about.
@@ -45,10 +45,10 @@ pub(super) fn of_scheduler(message: &str, text: &str, name: &str) -> String {
         }
         let assigned = line.split('=').next().unwrap_or("").trim();
         if section.starts_with("[scheduler]") && assigned == key {
-            return format!("{name}, line {}: {sentence}", index + 1);
+            return format!("{name}.toml, line {}: {sentence}", index + 1);
         }
     }
-    format!("{name}: {sentence}")
+    format!("{name}.toml: {sentence}")
 }
 
 /// Rewrites serde's "unknown … expected one of …" so that it names the nearest; other messages keep their words.

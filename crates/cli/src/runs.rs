@@ -1,0 +1,241 @@
+//! `bonsai runs`: lists and shows what was trained.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bonsai_training::experiment::nearest;
+use bonsai_training::records::{self, Summary};
+use bonsai_training::run_folder::RunPaths;
+use clap::Subcommand;
+
+use crate::error::user;
+use crate::table::{Table, count, percent};
+
+/// Where runs lie unless `--out` says otherwise.
+pub const FOLDER: &str = "experiments/runs";
+
+const EXAMPLES: &str = "\
+Examples:
+  bonsai runs list
+  bonsai runs show shapes10-resnet20-granet/seed-0
+  bonsai runs show /mnt/runs/first";
+
+/// List and show what was trained.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// One line a run, finished or not
+    List {
+        /// Folder that holds the runs
+        #[arg(long, value_name = "DIR", default_value = FOLDER)]
+        folder: PathBuf,
+    },
+    /// The epochs and the summary of one run
+    Show {
+        /// A run as `bonsai runs list` names it, or a run folder
+        run: String,
+        /// Folder that holds the runs
+        #[arg(long, value_name = "DIR", default_value = FOLDER)]
+        folder: PathBuf,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// An unknown run is a user's mistake; damaged records are a failure.
+pub fn run(args: Args) -> Result<String> {
+    match args.action {
+        Action::List { folder } => list(&folder),
+        Action::Show { run, folder } => show(&run, &folder),
+    }
+}
+
+fn list(folder: &Path) -> Result<String> {
+    let runs = find(folder)?;
+    if runs.is_empty() {
+        return Ok(format!(
+            "no runs in {}; start one with `bonsai train shapes10-resnet20-granet`\n",
+            folder.display()
+        ));
+    }
+    let mut table = Table::new(&["<run", "epochs", "sparsity", "validation", "test", "<state"]);
+    for path in &runs {
+        let paths = RunPaths::new(path);
+        let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
+        // A damaged run must not hide the others.
+        table.row(line(&paths).map_or_else(
+            |error| {
+                let cells = [name.as_str(), "", "", "", ""].map(String::from);
+                cells.into_iter().chain([format!("damaged: {error}")]).collect()
+            },
+            |cells| std::iter::once(name.clone()).chain(cells).collect(),
+        ));
+    }
+    Ok(table.render())
+}
+
+/// The cells of a run after its name.
+fn line(paths: &RunPaths) -> Result<[String; 5]> {
+    if paths.summary().is_file() {
+        let summary = records::read_summary(&paths.summary())?;
+        return Ok([
+            summary.epochs.to_string(),
+            percent(summary.sparsity),
+            percent(summary.final_valid_accuracy),
+            percent(summary.final_test_accuracy),
+            "finished".to_string(),
+        ]);
+    }
+    let rows = if paths.metrics().is_file() { records::read_metrics(&paths.metrics())? } else { Vec::new() };
+    let last = rows.last();
+    Ok([
+        rows.len().to_string(),
+        last.map_or_else(String::new, |row| percent(row.sparsity)),
+        last.map_or_else(String::new, |row| percent(row.valid_accuracy)),
+        String::new(),
+        "not finished".to_string(),
+    ])
+}
+
+fn show(run: &str, folder: &Path) -> Result<String> {
+    let paths = RunPaths::new(named(run, folder)?);
+    let mut text = format!("{}\n", paths.root().display());
+    if paths.metrics().is_file() {
+        let mut table = Table::new(&[
+            "epoch",
+            "iteration",
+            "lr",
+            "train loss",
+            "train",
+            "valid loss",
+            "validation",
+            "sparsity",
+            "kept",
+            "seconds",
+            "images/s",
+        ]);
+        for row in records::read_metrics(&paths.metrics())? {
+            table.row(vec![
+                row.epoch.to_string(),
+                row.iteration.to_string(),
+                format!("{:.2e}", row.lr),
+                format!("{:.4}", row.train_loss),
+                percent(row.train_accuracy),
+                format!("{:.4}", row.valid_loss),
+                percent(row.valid_accuracy),
+                percent(row.sparsity),
+                count(row.nonzero),
+                format!("{:.1}", row.seconds),
+                format!("{:.0}", row.images_per_second),
+            ]);
+        }
+        let _ = write!(text, "\n{}", table.render());
+    }
+    if paths.summary().is_file() {
+        let _ = write!(text, "\n{}", summarised(&records::read_summary(&paths.summary())?));
+    } else {
+        text += "\nnot finished; `bonsai train EXPERIMENT --resume` goes on\n";
+    }
+    Ok(text)
+}
+
+/// A summary in words; `bonsai train` ends with it too.
+pub fn summarised(summary: &Summary) -> String {
+    let mut text = format!(
+        "{} on {}, seed {}: {} epochs, {} iterations in {}\n\
+         sparsity    {} ({} of {} prunable weights stay; target {})\n\
+         MACs        {} of {}\n\
+         validation  {}\n\
+         test        {}\n",
+        summary.experiment,
+        summary.data,
+        summary.seed,
+        summary.epochs,
+        count(summary.iterations),
+        duration(summary.wall_seconds),
+        percent(summary.sparsity),
+        count(summary.nonzero),
+        count(summary.prunable),
+        percent(summary.target_sparsity),
+        count(summary.macs),
+        count(summary.dense_macs),
+        percent(summary.final_valid_accuracy),
+        percent(summary.final_test_accuracy),
+    );
+    if let (Some(epoch), Some(test)) = (summary.best_epoch, summary.best_test_accuracy) {
+        let _ = writeln!(
+            text,
+            "best        {} test, from epoch {epoch}, chosen on validation at the target sparsity",
+            percent(test)
+        );
+    }
+    text
+}
+
+/// Writes seconds as `1 h 02 min`, `3 min 20 s` or `12.3 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// Finds the folder of a run by name or path.
+fn named(run: &str, folder: &Path) -> Result<PathBuf> {
+    let candidates = [folder.join(run), PathBuf::from(run)];
+    for candidate in &candidates {
+        if RunPaths::new(candidate).holds_run() {
+            return Ok(candidate.clone());
+        }
+    }
+    let runs = find(folder)?;
+    let name = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
+    // `cifar10-resnet20-granet` alone will do where it was trained once.
+    let below: Vec<&PathBuf> = runs.iter().filter(|path| path.starts_with(folder.join(run))).collect();
+    if let [only] = below[..] {
+        return Ok(only.clone());
+    }
+    let names: Vec<String> =
+        if below.is_empty() { runs.iter().map(name).collect() } else { below.into_iter().map(name).collect() };
+    let hint = nearest(run, names.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
+    let known = if names.is_empty() { "none yet".to_string() } else { names.join(", ") };
+    Err(user(format!("there is no run `{run}`{} (runs: {known})", hint.unwrap_or_default())))
+}
+
+/// Lists the run folders at any depth below `folder`, sorted.
+fn find(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if folder.is_dir() {
+        collect(folder, &mut found)?;
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let reading = || format!("reading the folder {}", folder.display());
+    for entry in std::fs::read_dir(folder).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        // Links are not followed: one may lead back up.
+        if !entry.file_type().with_context(reading)?.is_dir() {
+            continue;
+        }
+        if RunPaths::new(entry.path()).holds_run() {
+            found.push(entry.path());
+        } else {
+            collect(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Fully connected layer.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::module::linear;
+
+use crate::init::{Fans, Init, Scheme};
+
+/// The shape of a [`Linear`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearConfig {
+    /// Length of an input vector.
+    pub inputs: usize,
+    /// Length of an output vector.
+    pub outputs: usize,
+    /// Whether each output has a bias.
+    pub bias: bool,
+}
+
+impl LinearConfig {
+    /// Returns a layer with bias.
+    pub fn new(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, bias: true }
+    }
+
+    /// Builds the layer.
+    pub fn init(&self, init: &Init, scheme: Scheme) -> Linear {
+        let fans = Fans { fan_in: self.inputs, fan_out: self.outputs };
+        Linear {
+            weight: init.weight("weight", [self.inputs, self.outputs], scheme, fans),
+            bias: self.bias.then(|| init.bias(self.outputs, scheme, fans)),
+        }
+    }
+}
+
+/// A linear map of the last axis.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// The weight `[in, out]`, burn's layout; schedulers see it as `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// The bias `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Maps the vectors of `x`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+    }
+}

@@ -1,0 +1,56 @@
+//! LeNet-300-100, a perceptron with two hidden layers: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to
+//! document recognition", 1998, <https://doi.org/10.1109/5.726791>, section III.C.5.
+//!
+//! 300 and 100 hidden units on the pixels of an image. Weights and biases are drawn uniformly by fan-in, as PyTorch does.
+//!
+//! Differs from the paper, as pruning papers do (Han et al. 2015, <https://arxiv.org/abs/1506.02626>): rectifiers and
+//! softmax instead of tanh and a squared error.
+
+use bonsai_pruning::Graph;
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
+
+use crate::architecture::Architecture;
+use crate::init::{Init, Scheme};
+use crate::layers::{Linear, LinearConfig};
+use crate::ledger::Ledger;
+
+/// A perceptron with two hidden layers.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    fc3: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn new(architecture: &Architecture, init: &Init) -> Self {
+        let [fc1, fc2, fc3] = layers(architecture);
+        Self {
+            fc1: fc1.init(&init.at("fc1"), Scheme::Uniform),
+            fc2: fc2.init(&init.at("fc2"), Scheme::Uniform),
+            fc3: fc3.init(&init.at("fc3"), Scheme::Uniform),
+        }
+    }
+
+    /// Returns the logits of `images`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = relu(self.fc1.forward(images.flatten::<2>(1, 3)));
+        let x = relu(self.fc2.forward(x));
+        self.fc3.forward(x)
+    }
+}
+
+pub(crate) fn graph(architecture: &Architecture) -> Graph {
+    let mut ledger = Ledger::new();
+    for (i, layer) in layers(architecture).into_iter().enumerate() {
+        ledger.linear(&format!("fc{}", i + 1), layer, 1);
+    }
+    ledger.finish()
+}
+
+fn layers(architecture: &Architecture) -> [LinearConfig; 3] {
+    let pixels = architecture.input.iter().product();
+    [LinearConfig::new(pixels, 300), LinearConfig::new(300, 100), LinearConfig::new(100, architecture.classes)]
+}

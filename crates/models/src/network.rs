@@ -1,0 +1,67 @@
+//! Holds whichever network was asked for.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::architecture::Architecture;
+use crate::init::Init;
+use crate::lenet5::LeNet5;
+use crate::mlp::Mlp;
+use crate::resnet::ResNet;
+use crate::resnet_cifar::ResNetCifar;
+use crate::vgg::Vgg;
+use crate::vit::Vit;
+use crate::zoo::Model;
+
+/// A network of the zoo.
+///
+/// It trains where its device does (`Device::autodiff`); [`Module::valid`] gives the network for evaluation.
+// One network lives in a process, so the unused bytes of a smaller variant do not matter.
+#[allow(clippy::large_enum_variant)]
+#[derive(Module, Debug)]
+pub enum Network {
+    /// A CIFAR ResNet.
+    ResNetCifar(ResNetCifar),
+    /// A ResNet of the ImageNet kind.
+    ResNet(ResNet),
+    /// A VGG network.
+    Vgg(Vgg),
+    /// A vision transformer.
+    Vit(Vit),
+    /// LeNet-5.
+    LeNet5(LeNet5),
+    /// A perceptron with two hidden layers.
+    Mlp(Mlp),
+}
+
+impl Network {
+    /// Builds the network on `device`; equal seeds give equal weights on every device.
+    ///
+    /// # Errors
+    ///
+    /// Returns the sentence of [`Architecture::check`].
+    pub fn new(architecture: &Architecture, seed: u64, device: &Device) -> Result<Network, String> {
+        architecture.check()?;
+        let init = Init::new(seed, device);
+        Ok(match architecture.model()? {
+            Model::ResNetCifar(blocks) => Network::ResNetCifar(ResNetCifar::new(architecture, blocks, &init)),
+            Model::ResNet(depth) => Network::ResNet(ResNet::new(architecture, depth, &init)),
+            Model::Vgg(column) => Network::Vgg(Vgg::new(architecture, column, &init)),
+            Model::Vit(size) => Network::Vit(Vit::new(architecture, size, &init)),
+            Model::LeNet5 => Network::LeNet5(LeNet5::new(architecture, &init)),
+            Model::Mlp => Network::Mlp(Mlp::new(architecture, &init)),
+        })
+    }
+
+    /// Returns the logits `[images, classes]` of `images`, which are `[images, channels, height, width]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        match self {
+            Network::ResNetCifar(network) => network.forward(images),
+            Network::ResNet(network) => network.forward(images),
+            Network::Vgg(network) => network.forward(images),
+            Network::Vit(network) => network.forward(images),
+            Network::LeNet5(network) => network.forward(images),
+            Network::Mlp(network) => network.forward(images),
+        }
+    }
+}

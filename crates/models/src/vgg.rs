@@ -1,0 +1,93 @@
+//! VGG with batch normalisation for CIFAR: Simonyan, Zisserman, "Very deep convolutional networks for large-scale image
+//! recognition", 2014, <https://arxiv.org/abs/1409.1556>, columns A, B, D and E.
+//!
+//! Five stages of 3×3 convolutions with a 2×2 max-pool between them; parameter paths are those of a PyTorch `Sequential`
+//! called `feature`. Convolutions are drawn normal by fan-out, the classifier with deviation 0.01 (network slimming and
+//! GraNet do so).
+//!
+//! Differs from the paper, as all of the pruning literature does: batch normalisation after each convolution and no
+//! bias before it; the last pool is an average over what is left of the map (2×2 on CIFAR); one linear layer instead of
+//! three.
+
+use bonsai_pruning::Graph;
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::architecture::Architecture;
+use crate::init::{Init, Scheme};
+use crate::layers::{BatchNorm, Conv2dConfig, Linear, LinearConfig, Step, global_average};
+use crate::ledger::Ledger;
+
+/// The size of CIFAR, for which the network without its last pool was made.
+pub(crate) const SMALLEST: usize = 32;
+const WIDTHS: [usize; 5] = [64, 128, 256, 512, 512];
+
+/// A column of the paper's table: convolutions in each of the five stages, between which the map is halved.
+pub(crate) type Column = [usize; 5];
+
+pub(crate) const VGG11: Column = [1, 1, 2, 2, 2];
+pub(crate) const VGG13: Column = [2, 2, 2, 2, 2];
+pub(crate) const VGG16: Column = [2, 2, 3, 3, 3];
+pub(crate) const VGG19: Column = [2, 2, 4, 4, 4];
+
+/// A VGG network.
+#[derive(Module, Debug)]
+pub struct Vgg {
+    feature: Vec<Step>,
+    classifier: Linear,
+}
+
+impl Vgg {
+    pub(crate) fn new(architecture: &Architecture, column: Column, init: &Init) -> Self {
+        let at = init.at("feature");
+        let mut inputs = architecture.input[0];
+        let mut feature = Vec::new();
+        for (stage, outputs) in WIDTHS.into_iter().enumerate() {
+            if stage > 0 {
+                feature.push(Step::Pool);
+            }
+            for _ in 0..column[stage] {
+                let conv = conv(inputs, outputs).init(&at.at(feature.len()), Scheme::KaimingNormalFanOut);
+                feature.extend([Step::Conv(conv), Step::Norm(BatchNorm::new(outputs, init)), Step::Relu]);
+                inputs = outputs;
+            }
+        }
+        Self { feature, classifier: classifier(architecture).init(&init.at("classifier"), Scheme::Normal(0.01)) }
+    }
+
+    /// Returns the logits of `images`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = self.feature.iter().fold(images, |x, step| step.forward(x));
+        self.classifier.forward(global_average(x))
+    }
+}
+
+pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
+    let mut ledger = Ledger::new();
+    let mut map = architecture.map();
+    let mut inputs = architecture.input[0];
+    let mut step = 0;
+    for (stage, outputs) in WIDTHS.into_iter().enumerate() {
+        if stage > 0 {
+            map = map.map(|side| side / 2);
+            step += 1;
+        }
+        for _ in 0..column[stage] {
+            ledger.conv(&format!("feature.{step}"), conv(inputs, outputs), map);
+            ledger.norm(outputs);
+            inputs = outputs;
+            // The convolution, its normalisation and the rectifier.
+            step += 3;
+        }
+    }
+    ledger.linear("classifier", classifier(architecture), 1);
+    ledger.finish()
+}
+
+fn conv(inputs: usize, outputs: usize) -> Conv2dConfig {
+    Conv2dConfig::new(inputs, outputs, 3)
+}
+
+fn classifier(architecture: &Architecture) -> LinearConfig {
+    LinearConfig::new(WIDTHS[4], architecture.classes)
+}

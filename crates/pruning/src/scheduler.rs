@@ -1,0 +1,193 @@
+//! The contract of a pruning method: a scheduler decides, the engine does.
+
+use serde_json::Value;
+
+use crate::allocation::Allocation;
+use crate::clock::Clock;
+use crate::layer::Layer;
+use crate::{Random, score};
+
+/// Who a scheduler is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The name that an experiment selects it by.
+    pub name: &'static str,
+    /// Authors, title, year and link of the paper.
+    pub citation: &'static str,
+}
+
+/// What happens to the masks at one iteration: first weights are pruned, then weights are replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Event {
+    /// The share of all prunable weights removed after the event; without it every layer keeps its count.
+    pub sparsity: Option<f64>,
+    /// The share of each layer's kept weights that is dropped and grown again elsewhere.
+    pub replace: Option<f64>,
+    /// Lets a weight that one replacement drops and grows again keep its value and its moments.
+    pub keep_regrown: bool,
+    /// Leaves out the optimizer step of this iteration.
+    pub skips_step: bool,
+    /// Asks for the gradients of removed weights too.
+    pub dense_gradients: bool,
+}
+
+impl Event {
+    /// Prunes the network to a sparsity.
+    pub fn prune(sparsity: f64) -> Self {
+        Self { sparsity: Some(sparsity), ..Self::default() }
+    }
+
+    /// Replaces a share of each layer's kept weights by others.
+    pub fn replace(share: f64) -> Self {
+        Self { replace: Some(share), ..Self::default() }
+    }
+}
+
+/// The masks before the first step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Start {
+    /// Every weight is kept.
+    #[default]
+    Dense,
+    /// Weights at random positions are kept.
+    Random {
+        /// The share of weights that is removed.
+        sparsity: f64,
+        /// How the kept ones are shared among the layers.
+        allocation: Allocation,
+    },
+    /// The weights are kept that the scheduler's own allocation and score prefer among the initial ones.
+    Scored {
+        /// The share of weights that is removed.
+        sparsity: f64,
+    },
+}
+
+impl Start {
+    /// Returns the share of weights that is removed before the first step.
+    pub fn sparsity(&self) -> f64 {
+        match self {
+            Start::Dense => 0.0,
+            Start::Random { sparsity, .. } | Start::Scored { sparsity } => *sparsity,
+        }
+    }
+}
+
+/// The rules by which the engine counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// Exact counts, the lower index wins ties, and no layer falls below its floor.
+    #[default]
+    Exact,
+    /// The rules of GraNet's CIFAR code, bit for bit; they miss counts by a weight or more and may empty a layer.
+    GranetCifar,
+}
+
+/// A pruning method.
+///
+/// Only [`about`](Scheduler::about) and [`due`](Scheduler::due) must be written; by default weights go by magnitude,
+/// every layer has the same sparsity, and weights grow where the gradient is largest. Whatever can be wrong with a
+/// configuration is found before a scheduler exists; a scheduler itself cannot fail.
+///
+/// # Example
+///
+/// A method that removes the globally smallest weights once, at iteration 100:
+///
+/// ```
+/// use bonsai_pruning::{About, Allocation, Clock, Engine, Event, Graph, Horizon, Kind, Layer, LayerSpec, Options, Scheduler};
+///
+/// struct OneShot {
+///     sparsity: f64,
+/// }
+///
+/// impl Scheduler for OneShot {
+///     fn about(&self) -> About {
+///         About { name: "one-shot", citation: "an example" }
+///     }
+///
+///     fn due(&self, clock: &Clock) -> Option<Event> {
+///         (clock.iteration == 100).then(|| Event::prune(self.sparsity))
+///     }
+///
+///     fn target(&self) -> f64 {
+///         self.sparsity
+///     }
+///
+///     fn allocate(&mut self, _: &[Layer]) -> Allocation {
+///         Allocation::Global
+///     }
+/// }
+///
+/// let layer = LayerSpec { name: "fc.weight".into(), kind: Kind::Linear, shape: vec![2, 2], macs: 4 };
+/// let graph = Graph { layers: vec![layer], parameters: 4, fixed_macs: 0 };
+/// let mut engine = Engine::new(&graph, Box::new(OneShot { sparsity: 0.5 }), Options::default())?;
+///
+/// let clock = Clock { iteration: 100, horizon: Horizon { iterations_per_epoch: 100, epochs: 2 }, lr: 0.1 };
+/// let event = engine.due(&clock).unwrap();
+/// engine.apply(&clock, &event, &[vec![0.1, -0.9, 0.4, -0.2]], None);
+/// assert_eq!(engine.masks()[0].iter().collect::<Vec<_>>(), [false, true, true, false]);
+/// # Ok::<(), String>(())
+/// ```
+pub trait Scheduler: Send {
+    /// Says who the scheduler is.
+    fn about(&self) -> About;
+
+    /// Says what happens at an iteration, from the clock alone, so that a plan can be printed before a run.
+    fn due(&self, clock: &Clock) -> Option<Event>;
+
+    /// Returns the masks before the first step.
+    fn start(&self) -> Start {
+        Start::Dense
+    }
+
+    /// Returns the highest sparsity that the scheduler will ask for.
+    fn target(&self) -> f64 {
+        self.start().sparsity()
+    }
+
+    /// Says how the weights that an event keeps are shared among the layers.
+    fn allocate(&mut self, layers: &[Layer]) -> Allocation {
+        let _ = layers;
+        Allocation::Uniform
+    }
+
+    /// Scores the weights of a layer; the lowest of the kept ones go first.
+    fn score(&mut self, layer: &Layer, random: &mut Random) -> Vec<f32> {
+        let _ = random;
+        score::magnitude(layer.weights)
+    }
+
+    /// Scores the weights of a layer for growth; the highest of the removed ones grow first.
+    fn grow_score(&mut self, layer: &Layer, random: &mut Random) -> Vec<f32> {
+        let _ = random;
+        score::gradient(layer.gradient)
+    }
+
+    /// Returns the rules by which the engine counts.
+    fn rules(&self) -> Rules {
+        Rules::Exact
+    }
+
+    /// Returns named figures for the dashboard and the records.
+    fn observe(&self, clock: &Clock) -> Vec<(String, f64)> {
+        let _ = clock;
+        Vec::new()
+    }
+
+    /// Returns what [`load`](Scheduler::load) needs to go on; nothing for a scheduler that follows from the clock alone.
+    fn save(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when the state is not one that this scheduler saves.
+    fn load(&mut self, state: &Value) -> Result<(), String> {
+        match state {
+            Value::Null => Ok(()),
+            _ => Err(format!("the scheduler `{}` keeps no state, but the checkpoint holds some", self.about().name)),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! How a run ends: finished, interrupted and resumed, refused, or lost to numbers that are not finite.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bonsai_data::DataSet;
+use bonsai_training::dashboard::View;
+use bonsai_training::experiment::Experiment;
+use bonsai_training::records::Summary;
+use bonsai_training::snapshot;
+use bonsai_training::train::{Outcome, Setup, train};
+use burn::tensor::Device;
+
+const SMALL: &str = "
+model = 'lenet5'
+data = 'shapes10'
+train_records = 120
+epochs = 3
+batch_size = 20
+[augment]
+crop = 4
+flip = true
+[optimizer]
+name = 'sgd'
+lr = 0.01
+momentum = 0.9
+nesterov = true
+[lr]
+schedule = 'cosine'
+[scheduler]
+name = 'granet'
+sparsity = 0.9
+initial_sparsity = 0.5
+end_epoch = 2
+every = 4
+";
+
+fn setup(folder: &Path, assignments: &[&str]) -> Setup {
+    let assignments: Vec<String> = assignments.iter().map(|&assignment| assignment.into()).collect();
+    Setup {
+        experiment: Experiment::with_overrides(SMALL, "small", &assignments).unwrap(),
+        source: bonsai_data::locate(DataSet::Shapes10, None).unwrap(),
+        folder: folder.to_path_buf(),
+        resume: false,
+        device: Device::flex(),
+        device_name: "cpu".into(),
+        cheap_reads: true,
+        view: View::Plain,
+        limit_train: None,
+        limit_test: Some(100),
+        stop: Arc::new(AtomicBool::new(false)),
+        workers: 1,
+    }
+}
+
+fn finished(outcome: Outcome) -> Summary {
+    match outcome {
+        Outcome::Finished(summary) => *summary,
+        Outcome::Interrupted { iteration } => panic!("interrupted at iteration {iteration}"),
+    }
+}
+
+fn read(folder: &Path, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(file)).unwrap()
+}
+
+#[test]
+fn a_run_leaves_its_records_and_a_model_that_evaluates_to_the_same_accuracy() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let setup = setup(&folder, &[]);
+    let summary = finished(train(setup.clone()).unwrap());
+    assert_eq!(summary.nonzero, (summary.prunable as f64 * 0.1).round() as u64);
+    assert_eq!((summary.epochs, summary.iterations), (3, 18));
+    assert_eq!(summary.best_epoch.map(|epoch| epoch >= 1), Some(true), "only epochs at 90 % count: {summary:?}");
+    for file in ["config.toml", "metrics.csv", "layers.csv", "events.jsonl", "summary.toml", "model.safetensors"] {
+        assert!(!read(&folder, file).is_empty(), "{file} is empty");
+    }
+    let metrics = String::from_utf8(read(&folder, "metrics.csv")).unwrap();
+    assert_eq!(metrics.lines().count(), 1 + 3);
+    let events = String::from_utf8(read(&folder, "events.jsonl")).unwrap();
+    // The first masks, then every fourth of 18 iterations.
+    assert_eq!(events.lines().count(), 1 + 4);
+
+    let model = folder.join("model.safetensors");
+    let evaluation =
+        bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1).unwrap();
+    assert_eq!(evaluation.accuracy, summary.final_test_accuracy);
+    let snapshot = snapshot::read(&model).unwrap();
+    let kept: usize = snapshot.masks.values().map(|mask| mask.kept()).sum();
+    assert_eq!(kept as u64, summary.nonzero);
+}
+
+#[test]
+fn identical_runs_give_identical_bytes_for_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let folders = [folder.path().join("a"), folder.path().join("b")];
+    for (folder, workers) in folders.iter().zip([1, 3]) {
+        let setup = Setup { workers, ..setup(folder, &[]) };
+        finished(train(setup).unwrap());
+    }
+    for file in ["model.safetensors", "events.jsonl", "layers.csv"] {
+        assert!(read(&folders[0], file) == read(&folders[1], file), "{file} differs");
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_and_resumed_ends_like_one_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let straight = folder.path().join("straight");
+    finished(train(setup(&straight, &[])).unwrap());
+
+    let stopped = folder.path().join("stopped");
+    let first = setup(&stopped, &[]);
+    first.stop.store(true, Ordering::Relaxed);
+    let mut outcome = train(first).unwrap();
+    let mut resumes = 0;
+    // Stop after every single iteration.
+    while let Outcome::Interrupted { .. } = outcome {
+        let next = Setup { resume: true, ..setup(&stopped, &[]) };
+        next.stop.store(true, Ordering::Relaxed);
+        outcome = train(next).unwrap();
+        resumes += 1;
+    }
+    assert_eq!(resumes, 18);
+    assert_eq!(finished(outcome).resumes, 18);
+    for file in ["model.safetensors", "events.jsonl", "layers.csv"] {
+        assert!(read(&straight, file) == read(&stopped, file), "{file} differs");
+    }
+    // Losses too, to the last bit; only times differ.
+    let untimed = |folder: &Path| -> Vec<String> {
+        let text = String::from_utf8(read(folder, "metrics.csv")).unwrap();
+        text.lines().map(|line| line.split(',').take(10).collect::<Vec<_>>().join(",")).collect()
+    };
+    assert_eq!(untimed(&straight), untimed(&stopped));
+}
+
+#[test]
+fn a_run_is_not_overwritten_and_not_resumed_with_other_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let first = setup(&folder, &[]);
+    first.stop.store(true, Ordering::Relaxed);
+    train(first).unwrap();
+
+    let error = train(setup(&folder, &[])).unwrap_err().to_string();
+    assert!(error.contains("--resume"), "{error}");
+    let other = Setup { resume: true, ..setup(&folder, &["optimizer.lr=0.02"]) };
+    let error = train(other).unwrap_err().to_string();
+    assert!(error.contains("other settings"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_layer_and_iteration_and_keeps_the_last_checkpoint() {
+    for cheap_reads in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("run");
+        let setup = Setup { cheap_reads, ..setup(&folder, &["optimizer.lr=1e25", "optimizer.momentum=0.0", "optimizer.nesterov=false"]) };
+        let error = format!("{:#}", train(setup).unwrap_err());
+        assert!(error.contains("loss of iteration"), "{error}");
+        assert!(error.contains("weight") || error.contains("bias"), "no layer is named: {error}");
+        let iteration: u64 = error.split("iteration ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(iteration <= 3, "found late: {error}");
+        let checkpoint = bonsai_training::checkpoint::load_newest(&folder.join("checkpoint")).unwrap().unwrap();
+        assert_eq!(checkpoint.iteration, 0);
+    }
+}

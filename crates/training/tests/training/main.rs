@@ -1,0 +1,76 @@
+//! What training promises, tested through the crate's public parts: one binary, because each links all of burn.
+
+mod devices;
+mod loop_ends;
+mod pytorch;
+mod steps;
+
+use bonsai_data::Batch;
+use bonsai_models::{Architecture, Network};
+use bonsai_pruning::clock::Horizon;
+use bonsai_pruning::engine::{Engine, Options};
+use bonsai_pruning::registry;
+use bonsai_training::optimizer::{Optimizer, Rule};
+use bonsai_training::trainee::{StepOptions, Trainee};
+use burn::tensor::{Device, DeviceType};
+use rand_chacha::rand_core::Rng;
+
+/// A LeNet-5 under the scheduler of a TOML table, on a device.
+fn trainee(scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
+    let architecture = Architecture::new("lenet5", 10, [1, 28, 28]);
+    let table: toml::Table = scheduler.parse().unwrap();
+    let (scheduler, common) = registry::build(&table, horizon).unwrap();
+    let options = Options { exclude: common.exclude, floor: common.floor, seed: 3 };
+    let engine = Engine::new(&architecture.graph().unwrap(), scheduler, options).unwrap();
+    let device = device.clone().autodiff();
+    let network = Network::new(&architecture, 3, &device).unwrap();
+    let mut decayed = std::collections::BTreeSet::new();
+    bonsai_training::parameters::visit(&network, |info, _| {
+        decayed.insert(info.name.clone());
+    });
+    let options = StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, decayed };
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: true };
+    Trainee::new(network, engine, Optimizer::new(rule, 5e-4), options, device)
+}
+
+/// A batch of noise with a class-dependent brightness, so that there is something to learn.
+fn batch(records: usize, key: u64) -> Batch {
+    let mut stream = bonsai_random::stream(0, "test batch", key);
+    let labels: Vec<i32> = (0..records).map(|i| (i % 10) as i32).collect();
+    let images = (labels.iter())
+        .flat_map(|&label| {
+            let mut pixel = || stream.next_u32() as f32 / u32::MAX as f32 - 0.5;
+            (0..28 * 28).map(|_| pixel() + label as f32 / 10.0).collect::<Vec<_>>()
+        })
+        .collect();
+    Batch { images, labels, shape: [records, 1, 28, 28], records: (0..records as u32).collect() }
+}
+
+/// Every scheduler of the registry, on a run of two epochs of ten iterations.
+fn schedulers() -> Vec<&'static str> {
+    let all = vec![
+        "name = 'dense'",
+        "name = 'gmp'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3",
+        "name = 'gmp'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3\nscope = 'global'",
+        "name = 'granet'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3",
+        "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1.5\nevery = 3",
+        "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1.5\nevery = 3\ncompat = 'granet-cifar'",
+        "name = 'rigl'\nsparsity = 0.9\nevery = 3",
+        "name = 'set'\nsparsity = 0.9\nevery = 3",
+        "name = 'static'\nsparsity = 0.9",
+    ];
+    for name in registry::names() {
+        assert!(all.iter().any(|toml| toml.contains(&format!("'{name}'"))), "{name} is not in this table");
+    }
+    all
+}
+
+/// The wgpu device of this machine, software included; `None`, said aloud, where there is no adapter.
+fn wgpu() -> Option<Device> {
+    let found = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next();
+    if found.is_none() {
+        assert!(std::env::var_os("BONSAI_REQUIRE_WGPU").is_none(), "no wgpu adapter, though one is required here");
+        println!("skipped: this machine has no wgpu adapter (Debian: apt-get install mesa-vulkan-drivers libvulkan1)");
+    }
+    found
+}
