@@ -87,6 +87,7 @@ struct Start {
 pub fn run(args: Args) -> Result<Output> {
     let view = view(&args)?;
     let wanted = args.selection.read()?;
+    let asked = wanted.name.clone();
     device::set_threads(args.threads)?;
     let device = device::choose(args.device)?;
     let Start { experiment, source, folder, resume } =
@@ -98,6 +99,7 @@ pub fn run(args: Args) -> Result<Output> {
     let stop = stop_on_ctrl_c()?;
     let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     let outcome = train(Setup {
+        asked,
         limit_train: args.selection.limit_train.map(whole),
         limit_test: args.limit_test.map(whole),
         workers: workers(args.threads),

@@ -66,6 +66,11 @@ impl Loader {
         Self { recipe: Arc::new(recipe), workers: workers.max(1) }
     }
 
+    /// Returns the number of records of an epoch.
+    pub fn records(&self) -> usize {
+        self.recipe.images.len()
+    }
+
     /// Returns the number of batches of an epoch; the last one may be smaller than the others.
     pub fn batches(&self) -> usize {
         self.recipe.images.len().div_ceil(self.recipe.batch_size)

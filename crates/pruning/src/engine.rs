@@ -145,6 +145,23 @@ impl Engine {
         self.change(&before, self.masks.clone())
     }
 
+    /// Replaces the masks, one per prunable layer, as a user may who brings masks from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// A sentence when their number or a length is not that of the layers.
+    pub fn set_masks(&mut self, masks: Vec<Mask>) -> Result<Change, String> {
+        if masks.len() != self.layers.len() {
+            return Err(format!("{} masks are given, but {} layers are prunable", masks.len(), self.layers.len()));
+        }
+        if let Some((mask, layer)) = masks.iter().zip(&self.layers).find(|(mask, layer)| mask.len() != layer.weights()) {
+            return Err(format!("the mask of {} has {} flags, but the layer {} weights", layer.name, mask.len(), layer.weights()));
+        }
+        let before = std::mem::replace(&mut self.masks, masks);
+        let retained = before.iter().zip(&self.masks).map(|(before, after)| both(before, after)).collect();
+        Ok(self.change(&before, retained))
+    }
+
     /// Says what happens at an iteration.
     pub fn due(&self, clock: &Clock) -> Option<Event> {
         self.scheduler.due(clock)

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
 use bonsai_models::Network;
 use bonsai_pruning::clock::Clock;
-use bonsai_pruning::engine::Change;
+use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::scheduler::Event;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -24,6 +24,10 @@ use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
 use crate::snapshot::{self, SnapshotHeader};
 use crate::trainee::{Trainee, TraineeState, load_network};
+
+/// What the summary says about how its figures came about.
+const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on the validation split among epochs at \
+                        the target sparsity; the test split is read once, after the last epoch";
 
 /// What a checkpoint holds besides tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,7 +48,6 @@ pub struct Run<'a> {
     at: Position,
     meter: Meter,
     fingerprint: String,
-    target_sparsity: f64,
     last_checkpoint: Instant,
     /// When the iteration under way began, and the run in this process.
     iteration_began: Instant,
@@ -59,7 +62,6 @@ impl<'a> Run<'a> {
         let loaded = if resume { checkpoint::load_newest(&folder.checkpoints())? } else { None };
 
         let initial = parts.trainee.begin();
-        let target_sparsity = parts.target_sparsity(initial.sparsity);
         let layers = parts.trainee.engine.layers().len();
         let mut at = Position { changes: vec![(0, 0); layers], ..Position::default() };
         let mut notes = setup.source.warnings();
@@ -88,12 +90,17 @@ impl<'a> Run<'a> {
             folder.truncate_to(&Default::default())?;
         }
 
+        let experiment = &setup.experiment;
+        let detail = format!("{} on {}, {}, {}", experiment.model, setup.source.set(), experiment.scheduler_name(), setup.device_name);
         let plan = Plan {
-            title: &setup.experiment.name,
+            title: &experiment.name,
+            detail: &detail,
             epochs: parts.horizon.epochs,
             iterations_per_epoch: parts.horizon.iterations_per_epoch,
             first_iteration: at.iteration,
-            batch_size: setup.experiment.batch_size,
+            batch_size: experiment.batch_size,
+            records: parts.train.records(),
+            layers: &layer_rows(&parts.trainee.engine, &at),
         };
         let dashboard = Dashboard::new(setup.view, &plan, setup.stop.clone());
         let meter = Meter::resumed(at.totals);
@@ -106,7 +113,6 @@ impl<'a> Run<'a> {
             at,
             meter,
             fingerprint,
-            target_sparsity,
             last_checkpoint: now,
             iteration_began: now,
         };
@@ -237,17 +243,7 @@ impl<'a> Run<'a> {
         let train = self.meter.totals();
         let engine = &self.parts.trainee.engine;
         let images = self.parts.train.records() as f64;
-        let layers: Vec<LayerRow> = (engine.layers().iter().zip(engine.masks()).zip(&self.at.changes))
-            .map(|((layer, mask), &(pruned, grown))| LayerRow {
-                epoch: self.at.epoch,
-                name: layer.name.clone(),
-                weights: layer.weights() as u64,
-                kept: mask.kept() as u64,
-                sparsity: 1.0 - mask.kept() as f64 / layer.weights() as f64,
-                grown: grown as u64,
-                pruned: pruned as u64,
-            })
-            .collect();
+        let layers = layer_rows(engine, &self.at);
         let row = EpochRow {
             epoch: self.at.epoch,
             iteration: self.at.iteration,
@@ -287,7 +283,7 @@ impl<'a> Run<'a> {
     /// Whether the network is as sparse as its schedule ends; rounding may cost a weight a layer.
     fn at_target_sparsity(&self) -> bool {
         let engine = &self.parts.trainee.engine;
-        let target = engine.total() as f64 * (1.0 - self.target_sparsity);
+        let target = engine.total() as f64 * (1.0 - engine.scheduler().target());
         (engine.kept() as f64 - target).abs() <= engine.layers().len() as f64
     }
 
@@ -341,10 +337,12 @@ impl<'a> Run<'a> {
         self.write_snapshot("model.safetensors")?;
         let info = setup.source.set().info();
         let summary = Summary {
-            experiment: setup.experiment.name.clone(),
+            experiment: setup.asked.clone(),
+            run: setup.experiment.name.clone(),
             data: info.name.to_string(),
             data_fingerprint: self.fingerprint.clone(),
             data_warnings: setup.source.warnings(),
+            protocol: PROTOCOL.to_string(),
             seed: setup.experiment.seed,
             device: setup.device_name.clone(),
             epochs: self.at.epoch,
@@ -356,7 +354,7 @@ impl<'a> Run<'a> {
             best_epoch: self.at.best.map(|best| best.epoch),
             best_valid_accuracy: self.at.best.map(|best| best.accuracy),
             best_test_accuracy: best,
-            target_sparsity: self.target_sparsity,
+            target_sparsity: engine.scheduler().target(),
             sparsity: engine.sparsity(),
             nonzero: engine.kept(),
             prunable: engine.total(),
@@ -366,7 +364,7 @@ impl<'a> Run<'a> {
             wall_seconds: self.at.wall_seconds,
             images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
             peak_memory_bytes: hardware::peak_memory(),
-            resumes: self.at.resumes,
+            resumes: u64::from(self.at.resumes),
             git_revision: hardware::git_revision(),
             hardware: Hardware::detect(&setup.device_name),
         };
@@ -383,7 +381,7 @@ impl<'a> Run<'a> {
             data: info.name.to_string(),
             mean: info.mean.to_vec(),
             std: info.std.to_vec(),
-            scheduler: self.parts.trainee.engine.scheduler_name().to_string(),
+            scheduler: self.parts.trainee.engine.scheduler().about().name.to_string(),
             sparsity: self.parts.trainee.engine.sparsity(),
         };
         let trainee = &self.parts.trainee;
@@ -408,4 +406,19 @@ impl<'a> Run<'a> {
         let text = format!("{}\n{}", self.setup.experiment.to_toml(), toml::to_string(&environment)?);
         self.folder.write_config(&text)
     }
+}
+
+/// One row per prunable layer, as it is now.
+fn layer_rows(engine: &Engine, at: &Position) -> Vec<LayerRow> {
+    (engine.layers().iter().zip(engine.masks()).zip(&at.changes))
+        .map(|((layer, mask), &(pruned, grown))| LayerRow {
+            epoch: at.epoch,
+            name: layer.name.clone(),
+            weights: layer.weights() as u64,
+            kept: mask.kept() as u64,
+            sparsity: 1.0 - mask.kept() as f64 / layer.weights() as f64,
+            grown: grown as u64,
+            pruned: pruned as u64,
+        })
+        .collect()
 }

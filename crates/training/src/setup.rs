@@ -21,6 +21,8 @@ use crate::trainee::{StepOptions, Trainee};
 /// Everything that `train` is told.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// The name of the experiment that was asked for; another than the experiment's where its data is absent.
+    pub asked: String,
     /// What to train; resolved and checked.
     pub experiment: Experiment,
     /// Where the images come from.
@@ -134,11 +136,5 @@ impl Parts {
     /// The clock of an iteration, counted from 1.
     pub fn clock(&self, iteration: u64) -> Clock {
         Clock { iteration, horizon: self.horizon, lr: self.lr.at(iteration.saturating_sub(1)) }
-    }
-
-    /// The sparsity that the schedule ends at: that of its last pruning event, else that of the first masks.
-    pub fn target_sparsity(&self, initial: f64) -> f64 {
-        let events = (1..=self.horizon.total()).rev().filter_map(|iteration| self.trainee.engine.due(&self.clock(iteration)));
-        events.filter_map(|event| event.sparsity).next().unwrap_or(initial)
     }
 }

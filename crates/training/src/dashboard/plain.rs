@@ -2,7 +2,7 @@
 //!
 //! Lines are returned and time is an argument, so that tests need neither a terminal nor a clock.
 
-use super::text::{count, duration, percent, plural, rate, short_count};
+use super::text::{count, duration, percent, plural, rate, short_count, speed};
 use super::{Plan, Progress};
 use crate::records::{EpochRow, EventRow};
 
@@ -60,7 +60,7 @@ impl Plain {
             percent(self.accuracy.take()),
             rate(progress.lr),
             percent(progress.sparsity),
-            count(progress.images_per_second.round() as u64),
+            speed(progress.images_per_second),
             left.map(|left| format!("  {} left", duration(left))).unwrap_or_default(),
             width = total.len(),
         );

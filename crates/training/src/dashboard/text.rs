@@ -39,6 +39,11 @@ pub fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
+/// Writes a speed in images a second; a dash before there is one.
+pub fn speed(images: f64) -> String {
+    if images > 0.0 { count(images.round() as u64) } else { "-".to_owned() }
+}
+
 /// Writes a learning rate with four digits at most: `0.1`, `0.03412`, `2.5e-5`.
 pub fn rate(lr: f64) -> String {
     let trim = |text: &str| text.trim_end_matches('0').trim_end_matches('.').to_owned();
@@ -90,6 +95,11 @@ mod tests {
             texts,
             ["0", "432", "999", "1.00k", "4.32k", "10.0k", "43.2k", "100k", "432k", "999k", "1.00M", "15.6M", "18.4E"]
         );
+    }
+
+    #[test]
+    fn a_speed_needs_a_time_to_be_measured_in() {
+        assert_eq!([0.0, f64::NAN, 1612.3].map(speed), ["-", "-", "1,612"]);
     }
 
     #[test]

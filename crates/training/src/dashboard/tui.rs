@@ -21,7 +21,7 @@ use super::entries::{self, number, words};
 use super::layers::{self, LayerState};
 use super::plain::Mean;
 use super::terminal::{self, Size};
-use super::text::{count, duration, percent, rate};
+use super::text::{count, duration, percent, rate, speed};
 use super::{Plan, Progress};
 use crate::records::{EpochRow, EventRow, LayerRow};
 
@@ -145,13 +145,13 @@ impl Tui {
         let loss = self.loss.take();
         let accuracy = self.accuracy.take();
         let left = left.map(|left| format!(", {} left", duration(left))).unwrap_or_default();
-        let speed = format!("{}{left}", count(progress.images_per_second.round() as u64));
+        let images_text = format!("{}{left}", speed(progress.images_per_second));
         self.draw(|renderer| {
             renderer.update_train(number(LOSS, loss, format!("{loss:.4}")));
             renderer.update_train(number(ACCURACY, 100.0 * accuracy, percent(accuracy)));
             renderer.update_train(number(SPARSITY, 100.0 * progress.sparsity, percent(progress.sparsity)));
             renderer.update_train(number(LEARNING_RATE, progress.lr, rate(progress.lr)));
-            renderer.update_train(number(IMAGES, progress.images_per_second, speed));
+            renderer.update_train(number(IMAGES, progress.images_per_second, images_text));
             renderer.update_split(images);
         });
         if self.layers_drawn.is_none_or(|drawn| drawn.elapsed() >= LAYERS_REFRESH) {

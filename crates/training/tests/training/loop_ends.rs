@@ -39,6 +39,7 @@ every = 4
 fn setup(folder: &Path, assignments: &[&str]) -> Setup {
     let assignments: Vec<String> = assignments.iter().map(|&assignment| assignment.into()).collect();
     Setup {
+        asked: "small".into(),
         experiment: Experiment::with_overrides(SMALL, "small", &assignments).unwrap(),
         source: bonsai_data::locate(DataSet::Shapes10, None).unwrap(),
         folder: folder.to_path_buf(),
