@@ -107,8 +107,9 @@ fn line(paths: &RunPaths) -> Result<[String; 5]> {
 }
 
 fn show(run: &str, folder: &Path) -> Result<String> {
-    let paths = RunPaths::new(named(run, folder)?);
-    let mut text = format!("{}\n", paths.root().display());
+    let root = named(run, folder)?;
+    let mut text = format!("{}\n", root.display());
+    let paths = RunPaths::new(root);
     if paths.metrics().is_file() {
         let mut table = Table::new(&[
             "epoch",

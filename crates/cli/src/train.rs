@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use bonsai_data::Source;
-use bonsai_training::dashboard::View;
+use bonsai_training::dashboard::{self, View};
 use bonsai_training::experiment::Experiment;
 use bonsai_training::run_folder::RunPaths;
 use bonsai_training::train::{Outcome, Setup, train};
@@ -93,8 +93,7 @@ pub fn run(args: Args) -> Result<Output> {
     let Start { experiment, source, folder, resume } =
         if args.resume { resumed(&args, wanted)? } else { fresh(&args, wanted)? };
 
-    let shown = view == View::Tui || (view == View::Auto && std::io::stdout().is_terminal());
-    logging::start(Some(&RunPaths::new(&folder).log()), shown);
+    logging::start(Some(&RunPaths::new(&folder).log()), view.resolved() == View::Tui);
     tracing::info!(experiment = experiment.name, device = device.name, "bonsai {}", env!("CARGO_PKG_VERSION"));
     let stop = stop_on_ctrl_c()?;
     let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
@@ -230,9 +229,10 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            dashboard::restore_terminal();
             std::process::exit(i32::from(INTERRUPTED));
         }
-        eprintln!("stopping after this step; Ctrl-C again stops at once");
+        dashboard::announce("stopping after this step; Ctrl-C again stops at once");
     })
     .context("watching for Ctrl-C")?;
     Ok(stop)

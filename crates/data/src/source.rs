@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A data set that was found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     set: DataSet,
     files: Option<Files>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Files {
     folder: PathBuf,
     published: &'static Published,

@@ -80,7 +80,8 @@ impl Allocation {
 /// share what is left. Densities are real numbers as in GraNet's code; RigL's own rounds the counts of each layer first.
 pub fn erk(layers: &[&LayerSpec], density: f64) -> Vec<f64> {
     let weights = |l: usize| layers[l].weights() as f64;
-    let raw: Vec<f64> = layers.iter().map(|layer| layer.shape.iter().sum::<usize>() as f64 / layer.weights() as f64).collect();
+    let raw: Vec<f64> =
+        layers.iter().map(|layer| layer.shape.iter().sum::<usize>() as f64 / layer.weights() as f64).collect();
     let mut dense = vec![false; layers.len()];
     loop {
         let (mut kept, mut divisor, mut highest) = (0.0, 0.0, 0.0f64);
@@ -199,7 +200,8 @@ mod tests {
 
     #[test]
     fn small_layers_stay_dense_under_erk() {
-        let layer = |shape: &[usize]| LayerSpec { name: String::new(), kind: Kind::Conv, shape: shape.to_vec(), macs: 0 };
+        let layer =
+            |shape: &[usize]| LayerSpec { name: String::new(), kind: Kind::Conv, shape: shape.to_vec(), macs: 0 };
         let (small, large) = (layer(&[2, 2]), layer(&[10, 10]));
         // raw = 1 and 0.2; eps (4 * 1 + 100 * 0.2) = 104 * 0.25 gives eps > 1, so the small layer is dense.
         let densities = erk(&[&small, &large], 0.25);

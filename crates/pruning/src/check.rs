@@ -4,12 +4,20 @@ use crate::clock::Horizon;
 
 /// Checks a share that must be at least 0 and below 1.
 pub fn share(field: &str, value: f64) -> Result<(), String> {
-    if (0.0..1.0).contains(&value) { Ok(()) } else { Err(format!("`{field}` is {value}, but must be at least 0 and below 1")) }
+    if (0.0..1.0).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("`{field}` is {value}, but must be at least 0 and below 1"))
+    }
 }
 
 /// Checks that one share is not above another.
 pub fn at_most(field: &str, value: f64, limit_field: &str, limit: f64) -> Result<(), String> {
-    if value <= limit { Ok(()) } else { Err(format!("`{field}` is {value}, but must be at most `{limit_field}`, which is {limit}")) }
+    if value <= limit {
+        Ok(())
+    } else {
+        Err(format!("`{field}` is {value}, but must be at most `{limit_field}`, which is {limit}"))
+    }
 }
 
 /// Checks that events between two epochs, `every` iterations apart, lie within a run.
@@ -46,9 +54,15 @@ mod tests {
     fn sentences_name_field_value_and_range() {
         let run = Horizon { iterations_per_epoch: 10, epochs: 4 };
         assert_eq!(share("sparsity", 1.0).unwrap_err(), "`sparsity` is 1, but must be at least 0 and below 1");
-        assert_eq!(at_most("replace_min", 0.6, "replace", 0.5).unwrap_err(), "`replace_min` is 0.6, but must be at most `replace`, which is 0.5");
+        assert_eq!(
+            at_most("replace_min", 0.6, "replace", 0.5).unwrap_err(),
+            "`replace_min` is 0.6, but must be at most `replace`, which is 0.5"
+        );
         assert_eq!(window(0.0, 5.0, 1, run).unwrap_err(), "`end_epoch` is 5, but must lie in the 4 epochs of the run");
-        assert_eq!(window(2.0, 2.0, 1, run).unwrap_err(), "`end_epoch` is 2, but must be after `start_epoch`, which is 2");
+        assert_eq!(
+            window(2.0, 2.0, 1, run).unwrap_err(),
+            "`end_epoch` is 2, but must be after `start_epoch`, which is 2"
+        );
         assert_eq!(window(0.0, 2.0, 0, run).unwrap_err(), "`every` is 0, but must be at least 1 iteration");
     }
 

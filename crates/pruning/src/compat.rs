@@ -22,7 +22,8 @@ pub(crate) fn prune(scores: &[Vec<f32>], masks: &[Mask], sparsity: f64) -> Vec<M
 /// Keeps the weights of a layer above the n-th smallest score of the kept ones, `n = ceil(share kept)`.
 pub(crate) fn drop(scores: &[f32], mask: &Mask, share: f64) -> Mask {
     let ranked = masked(scores, mask);
-    let mut kept: Vec<f32> = ranked.iter().zip(mask.iter()).filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
+    let mut kept: Vec<f32> =
+        ranked.iter().zip(mask.iter()).filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
     let n = ((share * kept.len() as f64).ceil() as usize).min(kept.len());
     if n == 0 {
         return mask.clone();

@@ -72,7 +72,10 @@ impl Engine {
         let Options { exclude, floor, seed } = options;
         let names = || graph.layers.iter().map(|layer| layer.name.as_str());
         if let Some(name) = exclude.iter().find(|name| !names().any(|known| known == name.as_str())) {
-            return Err(format!("`exclude` names `{name}`, which is no layer of this network{}", suggestion(name, names())));
+            return Err(format!(
+                "`exclude` names `{name}`, which is no layer of this network{}",
+                suggestion(name, names())
+            ));
         }
         if !(0.0..1.0).contains(&floor) {
             return Err(format!("`floor` is {floor}, but must be at least 0 and below 1"));
@@ -154,17 +157,23 @@ impl Engine {
         if masks.len() != self.layers.len() {
             return Err(format!("{} masks are given, but {} layers are prunable", masks.len(), self.layers.len()));
         }
-        if let Some((mask, layer)) = masks.iter().zip(&self.layers).find(|(mask, layer)| mask.len() != layer.weights()) {
-            return Err(format!("the mask of {} has {} flags, but the layer {} weights", layer.name, mask.len(), layer.weights()));
+        if let Some((mask, layer)) = masks.iter().zip(&self.layers).find(|(mask, layer)| mask.len() != layer.weights())
+        {
+            return Err(format!(
+                "the mask of {} has {} flags, but the layer {} weights",
+                layer.name,
+                mask.len(),
+                layer.weights()
+            ));
         }
         let before = std::mem::replace(&mut self.masks, masks);
         let retained = before.iter().zip(&self.masks).map(|(before, after)| both(before, after)).collect();
         Ok(self.change(&before, retained))
     }
 
-    /// Says what happens at an iteration.
+    /// Says what happens at an iteration; before the first one, only [`begin`](Engine::begin) acts.
     pub fn due(&self, clock: &Clock) -> Option<Event> {
-        self.scheduler.due(clock)
+        if clock.iteration == 0 { None } else { self.scheduler.due(clock) }
     }
 
     /// Prunes, then replaces, as an event says.
@@ -172,7 +181,13 @@ impl Engine {
     /// # Panics
     ///
     /// When weights or gradients do not match the layers, or the event needs gradients and there are none.
-    pub fn apply(&mut self, clock: &Clock, event: &Event, weights: &[Vec<f32>], gradients: Option<&[Vec<f32>]>) -> Change {
+    pub fn apply(
+        &mut self,
+        clock: &Clock,
+        event: &Event,
+        weights: &[Vec<f32>],
+        gradients: Option<&[Vec<f32>]>,
+    ) -> Change {
         self.check_sizes(weights, gradients);
         let before = self.masks.clone();
         if let Some(sparsity) = event.sparsity {
@@ -235,7 +250,8 @@ impl Engine {
 
     fn check_sizes(&self, weights: &[Vec<f32>], gradients: Option<&[Vec<f32>]>) {
         for values in [Some(weights), gradients].into_iter().flatten() {
-            let same = values.len() == self.layers.len() && values.iter().zip(&self.layers).all(|(values, layer)| values.len() == layer.weights());
+            let same = values.len() == self.layers.len()
+                && values.iter().zip(&self.layers).all(|(values, layer)| values.len() == layer.weights());
             assert!(same, "weights and gradients must match the prunable layers");
         }
     }
@@ -277,7 +293,8 @@ mod tests {
     }
 
     fn graph() -> Graph {
-        let layer = |name: &str, out, macs| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![out, 2], macs };
+        let layer =
+            |name: &str, out, macs| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![out, 2], macs };
         Graph { layers: vec![layer("a", 2, 40), layer("b", 4, 80)], parameters: 12, fixed_macs: 5 }
     }
 
@@ -293,7 +310,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_a_sentence() {
         let refused = |exclude: &[&str], target, floor| engine(exclude, target, floor).err().unwrap();
-        assert_eq!(refused(&["c"], 0.5, 0.0), "`exclude` names `c`, which is no layer of this network; there are `a`, `b`");
+        assert_eq!(
+            refused(&["c"], 0.5, 0.0),
+            "`exclude` names `c`, which is no layer of this network; there are `a`, `b`"
+        );
         assert_eq!(refused(&["a", "b"], 0.5, 0.0), "no layer is left to prune");
         assert_eq!(refused(&[], 0.5, 1.0), "`floor` is 1, but must be at least 0 and below 1");
         assert_eq!(refused(&[], 1.0, 0.0), "a sparsity of 1 is asked for, but it must be at least 0 and below 1");
@@ -333,6 +353,26 @@ mod tests {
             assert_eq!(bits(&engine.masks()[0]), [1, 1, 0, 0]);
             assert_eq!(bits(&change.layers[0].retained), retained);
         }
+    }
+
+    #[test]
+    fn every_event_and_every_layer_draws_anew() {
+        let run = Horizon { iterations_per_epoch: 10, epochs: 4 };
+        let table = "name = 'set'\nsparsity = 0.5\nevery = 1\ndrop = 0.5".parse().unwrap();
+        let layer = |name: &str| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![8, 8], macs: 64 };
+        let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 128, fixed_macs: 0 };
+        let after = |iteration| {
+            let scheduler = crate::build(&table, run).unwrap().0;
+            let mut engine = Engine::new(&graph, scheduler, Options::default()).unwrap();
+            let half = Mask::from_bools((0..64).map(|i| i % 2 == 0).collect());
+            engine.masks = vec![half.clone(), half];
+            let event = engine.due(&Clock { iteration, horizon: run, lr: 0.1 }).unwrap();
+            engine.apply(&Clock { iteration, horizon: run, lr: 0.1 }, &event, &[vec![1.0; 64], vec![1.0; 64]], None);
+            engine.masks
+        };
+        assert_eq!(after(1), after(1));
+        assert_ne!(after(1), after(2));
+        assert_ne!(after(1)[0], after(1)[1]);
     }
 
     #[test]

@@ -4,22 +4,25 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     kept: Vec<bool>,
+    /// How many flags are set.
+    count: usize,
 }
 
 impl Mask {
     /// Keeps all of `n` weights.
     pub fn dense(n: usize) -> Self {
-        Self { kept: vec![true; n] }
+        Self { kept: vec![true; n], count: n }
     }
 
     /// Keeps none of `n` weights.
     pub fn empty(n: usize) -> Self {
-        Self { kept: vec![false; n] }
+        Self { kept: vec![false; n], count: 0 }
     }
 
     /// Keeps the weights whose flag is set.
     pub fn from_bools(kept: Vec<bool>) -> Self {
-        Self { kept }
+        let count = kept.iter().filter(|&&kept| kept).count();
+        Self { kept, count }
     }
 
     /// Returns the number of weights, kept or not.
@@ -34,7 +37,7 @@ impl Mask {
 
     /// Returns the number of weights that are kept.
     pub fn kept(&self) -> usize {
-        self.kept.iter().filter(|&&kept| kept).count()
+        self.count
     }
 
     /// Says whether weight `i` is kept.
@@ -44,6 +47,7 @@ impl Mask {
 
     /// Keeps or removes weight `i`.
     pub fn set(&mut self, i: usize, kept: bool) {
+        self.count = self.count + usize::from(kept) - usize::from(self.kept[i]);
         self.kept[i] = kept;
     }
 
@@ -72,7 +76,7 @@ impl Mask {
             return Err(format!("a mask of {n} weights has a bit set behind its last weight"));
         }
         kept.truncate(n);
-        Ok(Self { kept })
+        Ok(Self::from_bools(kept))
     }
 }
 
@@ -86,6 +90,15 @@ mod tests {
         let mask = Mask::from_bools(vec![true, false, true, true, false, false, false, false, true]);
         assert_eq!(mask.pack(), [0b0000_1101, 0b0000_0001]);
         assert_eq!((mask.len(), mask.kept(), mask.get(1), mask.get(8)), (9, 4, false, true));
+    }
+
+    #[test]
+    fn the_count_follows_every_change() {
+        let mut mask = Mask::dense(4);
+        for (i, kept) in [(0, false), (0, false), (1, false), (0, true), (3, true)] {
+            mask.set(i, kept);
+        }
+        assert_eq!(mask, Mask::from_bools(vec![true, false, true, true]));
     }
 
     #[test]

@@ -12,7 +12,13 @@ use crate::{Random, compat, score, select};
 
 impl Engine {
     /// Removes the lowest scores until a sparsity is reached; what is removed already stays so.
-    pub(crate) fn prune(&mut self, iteration: u64, sparsity: f64, weights: &[Vec<f32>], gradients: Option<&[Vec<f32>]>) {
+    pub(crate) fn prune(
+        &mut self,
+        iteration: u64,
+        sparsity: f64,
+        weights: &[Vec<f32>],
+        gradients: Option<&[Vec<f32>]>,
+    ) {
         let views = views(&self.layers, weights, gradients, &self.masks);
         let scores: Vec<Vec<f32>> = views
             .iter()
@@ -38,7 +44,9 @@ impl Engine {
         self.masks = match self.scheduler.rules() {
             Rules::GranetCifar => {
                 let densities = allocation::erk(&self.layers.iter().collect::<Vec<_>>(), 1.0 - sparsity);
-                let keep = |(scores, density): (Vec<f32>, f64)| scores.iter().map(|score| f64::from(*score) < density).collect();
+                let keep = |(scores, density): (Vec<f32>, f64)| {
+                    scores.iter().map(|score| f64::from(*score) < density).collect()
+                };
                 scores.into_iter().zip(densities).map(keep).map(Mask::from_bools).collect()
             }
             Rules::Exact => self.cut(&views(&self.layers, weights, None, &self.masks), &scores, sparsity, allocation),
@@ -59,7 +67,14 @@ impl Engine {
     }
 
     /// Drops the lowest scores of each layer, grows as many of its removed weights, and returns those that stayed.
-    pub(crate) fn replace(&mut self, iteration: u64, share: f64, keep_regrown: bool, weights: &[Vec<f32>], gradients: Option<&[Vec<f32>]>) -> Vec<Mask> {
+    pub(crate) fn replace(
+        &mut self,
+        iteration: u64,
+        share: f64,
+        keep_regrown: bool,
+        weights: &[Vec<f32>],
+        gradients: Option<&[Vec<f32>]>,
+    ) -> Vec<Mask> {
         let rules = self.scheduler.rules();
         let mut all_stayed = Vec::new();
         let mut after = Vec::new();
@@ -74,7 +89,9 @@ impl Engine {
             let removed = Mask::from_bools(stayed.iter().map(|kept| !kept).collect());
             let growth = self.scheduler.grow_score(&layer, &mut random(self.seed, "grow", layer.spec, iteration));
             let grown = select::top_k(&growth, &removed, count);
-            after.push(Mask::from_bools(stayed.iter().zip(grown.iter()).map(|(stayed, grown)| stayed || grown).collect()));
+            after.push(Mask::from_bools(
+                stayed.iter().zip(grown.iter()).map(|(stayed, grown)| stayed || grown).collect(),
+            ));
             all_stayed.push(stayed);
         }
         self.masks = after;
@@ -91,8 +108,18 @@ fn leave(scores: &[f32], mask: &Mask, share: f64, keep_regrown: bool) -> Mask {
     select::top_k(scores, mask, kept - count)
 }
 
-fn views<'a>(layers: &'a [LayerSpec], weights: &'a [Vec<f32>], gradients: Option<&'a [Vec<f32>]>, masks: &'a [Mask]) -> Vec<Layer<'a>> {
-    let view = |(l, spec)| Layer { spec, weights: &weights[l][..], gradient: gradients.map(|all| &all[l][..]), mask: &masks[l] };
+fn views<'a>(
+    layers: &'a [LayerSpec],
+    weights: &'a [Vec<f32>],
+    gradients: Option<&'a [Vec<f32>]>,
+    masks: &'a [Mask],
+) -> Vec<Layer<'a>> {
+    let view = |(l, spec): (usize, &'a LayerSpec)| Layer {
+        spec,
+        weights: &weights[l][..],
+        gradient: gradients.map(|all| &all[l][..]),
+        mask: &masks[l],
+    };
     layers.iter().enumerate().map(view).collect()
 }
 

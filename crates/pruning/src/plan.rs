@@ -100,7 +100,8 @@ fn project(engine: &mut Engine, clock: &Clock, event: Event, weights: &mut [Vec<
     for (weights, mask) in weights.iter_mut().zip(engine.masks()) {
         zero_removed(weights, mask);
     }
-    let gradients = event.dense_gradients.then(|| weights.iter().map(|weights| vec![0.0; weights.len()]).collect::<Vec<_>>());
+    let gradients =
+        event.dense_gradients.then(|| weights.iter().map(|weights| vec![0.0; weights.len()]).collect::<Vec<_>>());
     engine.apply(clock, &Event { replace: None, ..event }, weights, gradients.as_deref());
 }
 
@@ -136,7 +137,8 @@ mod tests {
         let layer = |name: &str, macs| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![2, 5], macs };
         let graph = Graph { layers: vec![layer("a", 100), layer("b", 100)], parameters: 20, fixed_macs: 50 };
         let exclude = exclude.iter().map(|name| name.to_string()).collect();
-        Engine::new(&graph, build(&table.parse().unwrap(), RUN).unwrap().0, Options { exclude, floor: 0.0, seed: 0 }).unwrap()
+        Engine::new(&graph, build(&table.parse().unwrap(), RUN).unwrap().0, Options { exclude, floor: 0.0, seed: 0 })
+            .unwrap()
     }
 
     fn weights(layers: usize) -> Vec<Vec<f32>> {
@@ -154,7 +156,10 @@ mod tests {
         // 250 dense; half of layer `a` stays from the start: 50 + 100 + 50 = 200.
         let plan = plan(&mut engine("name = 'static'\nsparsity = 0.5", &["b"]), RUN, |_| 0.1, &weights(1));
         assert_eq!((plan.training_macs, plan.events.len(), plan.events[0].macs), (0.8, 1, 200));
-        assert_eq!((plan.events[0].iteration, plan.events[0].projected, &plan.events[0].budgets[..]), (0, false, &[5][..]));
+        assert_eq!(
+            (plan.events[0].iteration, plan.events[0].projected, &plan.events[0].budgets[..]),
+            (0, false, &[5][..])
+        );
     }
 
     #[test]

@@ -84,7 +84,10 @@ mod tests {
     #[test]
     fn the_largest_weight_of_a_layer_has_a_lamp_score_of_one() {
         assert_eq!(lamp(&[1.0, -2.0, 2.0, 4.0], &Mask::dense(4)), [1.0 / 25.0, 0.2, 4.0 / 24.0, 1.0]);
-        assert_eq!(lamp(&[1.0, -2.0, 2.0, 4.0], &Mask::from_bools(vec![true, true, false, false])), [0.2, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            lamp(&[1.0, -2.0, 2.0, 4.0], &Mask::from_bools(vec![true, true, false, false])),
+            [0.2, 1.0, 0.0, 0.0]
+        );
         assert_eq!(lamp(&[0.0, f32::NAN, 0.0, 0.0], &Mask::dense(4)), [0.0; 4]);
     }
 }

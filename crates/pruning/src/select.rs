@@ -16,7 +16,8 @@ pub fn top_k(scores: &[f32], among: &Mask, k: usize) -> Mask {
     let keys: Vec<u32> = scores.iter().zip(among.iter()).filter(|(_, kept)| *kept).map(|(s, _)| key(*s)).collect();
     let Some(border) = Border::of(keys, k) else { return among.clone() };
     let mut ties = border.ties;
-    let kept = scores.iter().zip(among.iter()).map(|(score, candidate)| candidate && border.keeps(key(*score), &mut ties));
+    let kept =
+        scores.iter().zip(among.iter()).map(|(score, candidate)| candidate && border.keeps(key(*score), &mut ties));
     Mask::from_bools(kept.collect())
 }
 
@@ -28,7 +29,12 @@ pub fn top_k_per_layer(scores: &[Vec<f32>], among: &[&Mask], least: &[usize], k:
     if counts.iter().zip(least).all(|(count, least)| count >= least) {
         return counts;
     }
-    let rest: Vec<Mask> = scores.iter().zip(among).zip(least).map(|((scores, among), &least)| without(among, &top_k(scores, among, least))).collect();
+    let rest: Vec<Mask> = scores
+        .iter()
+        .zip(among)
+        .zip(least)
+        .map(|((scores, among), &least)| without(among, &top_k(scores, among, least)))
+        .collect();
     let counts = compete(scores, &rest.iter().collect::<Vec<_>>(), k.saturating_sub(least.iter().sum()));
     counts.iter().zip(least).map(|(count, least)| count + least).collect()
 }
@@ -42,7 +48,11 @@ fn compete(scores: &[Vec<f32>], among: &[&Mask], k: usize) -> Vec<usize> {
     let Some(border) = Border::of(keys, k) else { return among.iter().map(|among| among.kept()).collect() };
     let mut ties = border.ties;
     let count = |(scores, among): (&Vec<f32>, &&Mask)| {
-        scores.iter().zip(among.iter()).filter(|(score, candidate)| *candidate && border.keeps(key(**score), &mut ties)).count()
+        scores
+            .iter()
+            .zip(among.iter())
+            .filter(|(score, candidate)| *candidate && border.keeps(key(**score), &mut ties))
+            .count()
     };
     layers().map(count).collect()
 }

@@ -46,11 +46,19 @@ impl Engine {
             return Err(format!("the saved state belongs to the scheduler `{}`, not to `{name}`", state.scheduler));
         }
         if state.masks.len() != self.layers.len() {
-            return Err(format!("the saved state has {} masks, but {} layers are prunable", state.masks.len(), self.layers.len()));
+            return Err(format!(
+                "the saved state has {} masks, but {} layers are prunable",
+                state.masks.len(),
+                self.layers.len()
+            ));
         }
         let unpack = |layer: &LayerSpec| {
-            let bytes = state.masks.get(&layer.name).ok_or_else(|| format!("the saved state has no mask of `{}`", layer.name))?;
-            Mask::unpack(bytes, layer.weights()).map_err(|error| format!("the mask of `{}` is damaged: {error}", layer.name))
+            let bytes = state
+                .masks
+                .get(&layer.name)
+                .ok_or_else(|| format!("the saved state has no mask of `{}`", layer.name))?;
+            Mask::unpack(bytes, layer.weights())
+                .map_err(|error| format!("the mask of `{}` is damaged: {error}", layer.name))
         };
         let masks = self.layers.iter().map(unpack).collect::<Result<_, _>>()?;
         self.scheduler.load(&state.state)?;
@@ -70,7 +78,8 @@ mod tests {
         let horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
         let layer = |name: &str| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![4, 5], macs: 20 };
         let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 40, fixed_macs: 0 };
-        let mut engine = Engine::new(&graph, build(&table.parse().unwrap(), horizon).unwrap().0, Options::default()).unwrap();
+        let mut engine =
+            Engine::new(&graph, build(&table.parse().unwrap(), horizon).unwrap().0, Options::default()).unwrap();
         engine.begin(&[vec![1.0; 20], vec![1.0; 20]]);
         engine
     }

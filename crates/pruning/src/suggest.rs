@@ -6,7 +6,8 @@ pub(crate) fn suggestion<'a>(name: &str, candidates: impl IntoIterator<Item = &'
         candidates.into_iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate)).collect();
     ranked.sort();
     let quoted = |names: &[(usize, &str)]| names.iter().map(|(_, name)| format!("`{name}`")).collect::<Vec<_>>();
-    let near = ranked.iter().take_while(|(distance, candidate)| *distance <= candidate.len().min(name.len()) / 2).count();
+    let near =
+        ranked.iter().take_while(|(distance, candidate)| *distance <= candidate.len().min(name.len()) / 2).count();
     if near > 0 {
         format!("; did you mean {}?", quoted(&ranked[..near.min(3)]).join(" or "))
     } else {

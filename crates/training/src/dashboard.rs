@@ -208,25 +208,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_terminal_every_view_is_made_of_plain_lines() {
-        if View::Auto.resolved() == View::Tui {
-            return;
-        }
-        let plan = Plan {
-            title: "t",
-            detail: "d",
-            epochs: 1,
-            iterations_per_epoch: 2,
-            first_iteration: 0,
-            batch_size: 8,
-            records: 16,
-            layers: &[],
-        };
-        for view in [View::Auto, View::Plain, View::Tui] {
-            let mut dashboard = Dashboard::new(view, &plan, Arc::default());
-            assert!(dashboard.tui.is_none());
-            dashboard.finish();
-            dashboard.finish();
-        }
+    fn the_terminal_view_needs_a_terminal_and_no_view_stays_undecided() {
+        let interactive = stdin().is_terminal() && stdout().is_terminal();
+        let tui = if interactive { View::Tui } else { View::Plain };
+        assert_eq!([View::Auto, View::Plain, View::Tui].map(View::resolved), [tui, View::Plain, tui]);
     }
 }

@@ -101,10 +101,10 @@ impl Experiment {
         for assignment in assignments {
             overrides::apply_set(&mut table, assignment)?;
             experiment = Self::deserialize(table.clone())
-                .map_err(|e| format!("--set {assignment}: {}", sentences::suggest(e.message(), "")))?;
+                .map_err(|e| format!("--set {assignment}: {}", sentences::suggest(e.message())))?;
         }
         experiment.fill(name)?;
-        experiment.check().map_err(|message| sentences::suggest(&message, ""))?;
+        experiment.check().map_err(|message| sentences::suggest(&message))?;
         Ok(experiment)
     }
 
@@ -116,7 +116,7 @@ impl Experiment {
     pub fn from_config(text: &str) -> Result<Self, String> {
         let mut table: Table = toml::from_str(text).map_err(|e| sentences::of_toml(&e, text, "config"))?;
         table.remove("environment");
-        let read = Self::deserialize(table).map_err(|e| sentences::suggest(e.message(), ""));
+        let read = Self::deserialize(table).map_err(|e| sentences::suggest(e.message()));
         let checked = read.and_then(|experiment| experiment.check().map(|()| experiment));
         checked.map_err(|message| format!("config.toml: {message}"))
     }

@@ -9,7 +9,6 @@ use crate::loss::correct;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// The sum of the records' losses.
-    #[serde(with = "bits")]
     pub loss: f64,
     /// Records whose label was predicted.
     pub correct: f64,
@@ -32,19 +31,6 @@ impl Totals {
         self.loss += other.loss;
         self.correct += other.correct;
         self.records += other.records;
-    }
-}
-
-/// Stores a float as its bits, because serde_json reads some floats back with another last digit.
-mod bits {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(value.to_bits())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
     }
 }
 

@@ -82,7 +82,7 @@ pub fn rows(tensors: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
 
 /// Reads a flat tensor to the host.
 pub fn to_host(values: Tensor<1>) -> Vec<f32> {
-    values.into_data().to_vec().expect("parameters are f32")
+    values.into_data().try_to_vec().expect("parameters are f32")
 }
 
 /// Writes host values to a flat tensor on `device`.
@@ -211,7 +211,7 @@ impl ModuleVisitor for Taker<'_> {
 }
 
 fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
-    let length = tensor.dims().iter().product();
+    let length = tensor.dims().iter().product::<usize>();
     tensor.reshape([length])
 }
 

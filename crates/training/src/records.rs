@@ -154,7 +154,7 @@ pub struct Summary {
     /// The most memory that the process held, in bytes; absent where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
     /// How often the run was interrupted and resumed.
-    pub resumes: u64,
+    pub resumes: u32,
     /// Git revision of the sources, with `-dirty` where files differed; absent without git.
     pub git_revision: Option<String>,
     /// The machine.

@@ -364,7 +364,7 @@ impl<'a> Run<'a> {
             wall_seconds: self.at.wall_seconds,
             images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
             peak_memory_bytes: hardware::peak_memory(),
-            resumes: u64::from(self.at.resumes),
+            resumes: self.at.resumes,
             git_revision: hardware::git_revision(),
             hardware: Hardware::detect(&setup.device_name),
         };
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
             sparsity: self.parts.trainee.engine.sparsity(),
         };
         let trainee = &self.parts.trainee;
-        snapshot::write(&self.folder.path().join(name), &trainee.weights(), &trainee.masks(), &header)
+        snapshot::write(&self.folder.path().join(name), &trainee.weights(), &trainee.stored_masks(), &header)
     }
 
     fn write_config(&self) -> Result<()> {

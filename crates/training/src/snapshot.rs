@@ -53,7 +53,7 @@ pub struct Snapshot {
     pub header: SnapshotHeader,
     /// 32-bit floats by parameter name.
     pub weights: Tensors,
-    /// The kept weights of each pruned layer, by parameter name.
+    /// The kept weights of each pruned layer, by parameter name, in the order in which the weight is stored.
     pub masks: BTreeMap<String, Mask>,
 }
 

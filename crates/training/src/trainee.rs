@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
 use bonsai_models::Network;
 use bonsai_pruning::clock::Clock;
-use bonsai_pruning::engine::{Change, Engine, EngineState};
+use bonsai_pruning::EngineState;
+use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::graph::LayerSpec;
 use bonsai_pruning::mask::Mask;
 use bonsai_pruning::scheduler::Event;
@@ -163,9 +164,14 @@ impl Trainee {
             .collect();
     }
 
-    /// The masks by layer name, as rows of units.
-    pub fn masks(&self) -> BTreeMap<String, Mask> {
-        self.engine.layers().iter().map(|layer| layer.name.clone()).zip(self.engine.masks().iter().cloned()).collect()
+    /// The masks by layer name, in the order in which the weights are stored.
+    pub fn stored_masks(&self) -> BTreeMap<String, Mask> {
+        (self.engine.layers().iter().zip(self.engine.masks()))
+            .map(|(layer, mask)| {
+                let rows: Vec<bool> = mask.iter().collect();
+                (layer.name.clone(), Mask::from_bools(parameters::to_storage(layer, &rows)))
+            })
+            .collect()
     }
 
     /// Reads every parameter, running statistics included, to the host.

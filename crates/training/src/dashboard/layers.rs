@@ -3,7 +3,7 @@
 //! burn-train's text pane drops line breaks and wraps at spaces. A row of the block is therefore one word, made with
 //! no-break spaces and one character narrower than the pane, so that each row wraps onto a line of its own.
 
-use super::text::{count, percent, plural, short_count};
+use super::text::{percent, plural, short_count};
 
 const SPACE: char = '\u{a0}';
 const BAR: usize = 10;
@@ -40,8 +40,9 @@ impl LayerState {
 pub fn block(layers: &[LayerState], event: Option<&str>, width: usize, height: usize) -> String {
     let width = width.saturating_sub(1).max(PREFIX + 1);
     let (kept, weights) = layers.iter().fold((0, 0), |sum, layer| (sum.0 + layer.kept, sum.1 + layer.weights));
-    let mut rows = vec![pad(&format!("{} of {} weights kept", count(kept), count(weights)), width - PREFIX)];
-    rows.extend(event.map(|event| pad(event, width)));
+    let total = format!("{} of {} weights kept", short_count(kept), short_count(weights));
+    let mut rows = vec![sentence(&total, width - PREFIX)];
+    rows.extend(event.map(|event| sentence(event, width)));
 
     let lines = height.saturating_sub(rows.len());
     let roomy = table(layers, width, true);
@@ -53,7 +54,7 @@ pub fn block(layers: &[LayerState], event: Option<&str>, width: usize, height: u
         let columns = layers.len().div_ceil(table.len());
         rows.extend(table.into_iter().take(shown));
         let hidden = (layers.len() - (shown * columns).min(layers.len())) as u64;
-        rows.push(pad(&format!("and {}: see layers.csv", plural(hidden, "layer more", "layers more")), width));
+        rows.push(sentence(&format!("and {}: see layers.csv", plural(hidden, "layer more", "layers more")), width));
     }
     rows.join(" ")
 }
@@ -103,15 +104,24 @@ fn short_name(path: &str) -> String {
     name
 }
 
-/// Brings `text` to `width` characters: padded at its end, or cut at its start, where names differ least.
+/// Brings a name or a row to `width` characters: padded at its end, or cut at its start, where names differ least.
 fn pad(text: &str, width: usize) -> String {
     let length = text.chars().count();
-    let padded: String = if length <= width {
+    let text: String = if length <= width {
         format!("{text:width$}")
     } else {
         "…".chars().chain(text.chars().skip(length + 1 - width)).take(width).collect()
     };
-    padded.replace(' ', &SPACE.to_string())
+    unbroken(&text)
+}
+
+/// Brings a sentence to `width` characters: padded or cut at its end.
+fn sentence(text: &str, width: usize) -> String {
+    unbroken(&format!("{text:width$.width$}"))
+}
+
+fn unbroken(text: &str) -> String {
+    text.replace(' ', &SPACE.to_string())
 }
 
 #[cfg(test)]
@@ -137,7 +147,7 @@ mod tests {
         assert_eq!(
             lines(&block(&layers(3), None, 43, 20)),
             [
-                "6,222 of 6,912 weights kept",
+                "6.22k of 6.91k weights kept",
                 "b0.conv1           ░░░░░░░░░░   0.0% 2.30k",
                 "b1.conv1           █░░░░░░░░░  10.0% 2.07k",
                 "b2.conv1           ██░░░░░░░░  20.0% 1.84k",
@@ -148,10 +158,10 @@ mod tests {
     #[test]
     fn bars_give_way_where_the_layers_would_not_fit() {
         assert_eq!(
-            lines(&block(&layers(5), Some("iteration 440: 230 pruned"), 43, 5)),
+            lines(&block(&layers(5), Some("at 440: 230 pruned"), 43, 5)),
             [
-                "9,220 of 11,520 weights kept",
-                "iteration 440: 230 pruned",
+                "9.22k of 11.5k weights kept",
+                "at 440: 230 pruned",
                 "b0.conv1        0.0%  b3.conv1       29.9%",
                 "b1.conv1       10.0%  b4.conv1       39.9%",
                 "b2.conv1       20.0%",

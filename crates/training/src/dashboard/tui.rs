@@ -21,14 +21,15 @@ use super::entries::{self, number, words};
 use super::layers::{self, LayerState};
 use super::plain::Mean;
 use super::terminal::{self, Size};
-use super::text::{count, duration, percent, rate, speed};
+use super::text::{count, duration, percent, rate, short_count, speed};
 use super::{Plan, Progress};
 use crate::records::{EpochRow, EventRow, LayerRow};
 
 /// The view draws ten times a second, so more reports than that are averaged.
 const REFRESH: Duration = Duration::from_millis(100);
-/// How old the block of layers may be, which follows the size of the terminal.
-const LAYERS_REFRESH: Duration = Duration::from_secs(5);
+/// How old the block of layers may be after a mask event, and without one: it follows the size of the terminal, too.
+const STALE_LAYERS: Duration = Duration::from_secs(1);
+const OLD_LAYERS: Duration = Duration::from_secs(5);
 const USUAL_SIZE: Size = Size { rows: 50, columns: 120 };
 
 const LOSS: &str = "Loss";
@@ -60,6 +61,8 @@ pub struct Tui {
     layers: Vec<LayerState>,
     last_event: Option<String>,
     layers_drawn: Option<Instant>,
+    /// Whether there was a mask event since they were drawn.
+    layers_stale: bool,
     /// Lines of the text pane that notes take.
     note_lines: usize,
 }
@@ -105,6 +108,7 @@ impl Tui {
             layers: states(plan.layers),
             last_event: None,
             layers_drawn: None,
+            layers_stale: false,
             note_lines: 0,
         };
         tui.draw(|renderer| {
@@ -154,9 +158,7 @@ impl Tui {
             renderer.update_train(number(IMAGES, progress.images_per_second, images_text));
             renderer.update_split(images);
         });
-        if self.layers_drawn.is_none_or(|drawn| drawn.elapsed() >= LAYERS_REFRESH) {
-            self.draw_layers();
-        }
+        self.draw_layers_older_than(if self.layers_stale { STALE_LAYERS } else { OLD_LAYERS });
     }
 
     /// Shows a mask event.
@@ -167,12 +169,13 @@ impl Tui {
             }
         }
         self.last_event = Some(format!(
-            "iteration {}: {} pruned, {} grown",
+            "at {}: {} pruned, {} grown",
             count(event.iteration),
-            count(event.pruned),
-            count(event.grown),
+            short_count(event.pruned),
+            short_count(event.grown),
         ));
-        self.draw_layers();
+        self.layers_stale = true;
+        self.draw_layers_older_than(STALE_LAYERS);
     }
 
     /// Shows the end of an epoch.
@@ -224,8 +227,15 @@ impl Tui {
         }
     }
 
+    fn draw_layers_older_than(&mut self, age: Duration) {
+        if self.layers_drawn.is_none_or(|drawn| drawn.elapsed() >= age) {
+            self.draw_layers();
+        }
+    }
+
     fn draw_layers(&mut self) {
         self.layers_drawn = Some(Instant::now());
+        self.layers_stale = false;
         let (width, height) = pane(terminal::size().unwrap_or(USUAL_SIZE));
         // Loss and accuracy take four lines each, the other figures three, the title of the block one.
         let height = height.saturating_sub(2 * 4 + 3 * 3 + 1 + self.note_lines);

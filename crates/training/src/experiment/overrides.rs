@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-const OPTIONAL: [(&str, Value); 7] = [
+static OPTIONAL: [(&str, Value); 7] = [
     ("name", Value::String(String::new())),
     ("shortcut", Value::String(String::new())),
     ("stem", Value::String(String::new())),

@@ -21,53 +21,57 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// Says what is wrong with a TOML text: the file, the line, the key and the nearest valid name.
 pub(super) fn of_toml(error: &toml::de::Error, text: &str, name: &str) -> String {
-    let message = error.message();
+    let sentence = suggest(error.message());
     // serde reports a missing key at the start of its table, which helps nobody.
-    if let Some(key) = backticked(message).first().filter(|_| message.starts_with("missing field")) {
-        return format!("{name}.toml: the key `{key}` is missing; add a line such as `{}`", example_of(key));
-    }
-    let Some(span) = error.span() else { return format!("{name}.toml: {}", suggest(message, "")) };
+    let missing = error.message().starts_with("missing field");
+    let Some(span) = error.span().filter(|_| !missing) else { return format!("{name}.toml: {sentence}") };
     let before = text.get(..span.start).unwrap_or(text);
     let number = before.matches('\n').count() + 1;
     let line = text.lines().nth(number - 1).unwrap_or("").trim();
-    format!("{name}.toml, line {number}: {}", suggest(message, line))
+    let place = if sentence.contains("did you mean") { String::new() } else { format!(" in `{line}`") };
+    format!("{name}.toml, line {number}: {sentence}{place}")
 }
 
 /// Says what is wrong with the section `[scheduler]`, with the line of the key it is about.
 pub(super) fn of_scheduler(message: &str, text: &str, name: &str) -> String {
-    let sentence = suggest(message, "");
-    let key = backticked(message).into_iter().next().unwrap_or_default();
+    let sentence = suggest(message);
+    let about = message.split_once(": ").map_or(message, |(_, about)| about);
+    let key = backticked(about).into_iter().next().unwrap_or_default();
     let mut section = "";
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.starts_with('[') {
             section = line;
         }
-        let assigned = line.split('=').next().unwrap_or("").trim();
-        if section.starts_with("[scheduler]") && assigned == key {
+        let (assigned, value) = line.split_once('=').unwrap_or((line, ""));
+        if section.starts_with("[scheduler]") && (assigned.trim() == key || value.contains(&format!("\"{key}\""))) {
             return format!("{name}.toml, line {}: {sentence}", index + 1);
         }
     }
     format!("{name}.toml: {sentence}")
 }
 
-/// Rewrites serde's "unknown … expected one of …" so that it names the nearest; other messages keep their words.
-pub(super) fn suggest(message: &str, line: &str) -> String {
-    let message = message.trim().replace('\n', ", ");
-    let names = backticked(&message);
-    let (noun, listed) = if message.contains("unknown field") {
-        ("key", "keys")
-    } else if message.contains("unknown variant") {
-        ("value", "values")
-    } else {
-        let place = if line.is_empty() { String::new() } else { format!(" in `{line}`") };
-        return format!("{message}{place}");
+/// Rewrites serde's "unknown … expected one of …" and "missing field …"; other messages keep their words.
+pub(super) fn suggest(message: &str) -> String {
+    let message = message.trim().replace('\n', " ");
+    let start = ["unknown field", "unknown variant", "missing field"].iter().find_map(|words| message.find(words));
+    let Some(start) = start else { return message };
+    let (prefix, about) = message.split_at(start);
+    // toml ends its message with the place, as in "… in `allocation`".
+    let (about, place) = about.rsplit_once(" in `").map_or((about, None), |(about, place)| (about, Some(place)));
+    let names = backticked(about);
+    let Some((word, known)) = names.split_first() else { return message };
+    if about.starts_with("missing") {
+        return format!("{prefix}the key `{word}` is missing; add a line such as `{}`", example_of(word));
+    }
+    let what = match place {
+        _ if about.starts_with("unknown field") => format!("unknown key `{word}`"),
+        Some(key) => format!("unknown value `{word}` of `{key}"),
+        None => format!("unknown value `{word}`"),
     };
-    let Some((unknown, known)) = names.split_first() else { return message };
-    let near = nearest(unknown, known.iter().map(String::as_str));
-    let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-    let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
-    format!("unknown {noun} `{unknown}`{hint} (valid {listed}: {known})")
+    let hint = nearest(word, known.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
+    let valid = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+    format!("{prefix}{what}{} (valid: {valid})", hint.unwrap_or_default())
 }
 
 /// Returns the words between backticks.
@@ -84,7 +88,9 @@ fn example_of(key: &str) -> String {
         "batch_size" => "batch_size = 128".to_string(),
         "optimizer" | "lr" | "scheduler" => format!("[{key}]"),
         "schedule" => "schedule = \"cosine\"".to_string(),
-        "name" => "name = \"sgd\"".to_string(),
+        "every" => "every = 1000".to_string(),
+        "end_epoch" => "end_epoch = 80".to_string(),
+        "sparsity" => "sparsity = 0.9".to_string(),
         other => format!("{other} = …"),
     }
 }
@@ -110,7 +116,23 @@ mod tests {
 
     #[test]
     fn serdes_words_become_a_sentence() {
-        let sentence = suggest("unknown field `evry`, expected one of `every`, `sparsity`", "");
-        assert_eq!(sentence, "unknown key `evry`; did you mean `every`? (valid keys: every, sparsity)");
+        for (message, sentence) in [
+            (
+                "unknown field `evry`, expected one of `every`, `sparsity`",
+                "unknown key `evry`; did you mean `every`? (valid: every, sparsity)",
+            ),
+            (
+                "scheduler `rigl`: unknown variant `erc`, expected `erk` or `uniform` in `allocation`",
+                "scheduler `rigl`: unknown value `erc` of `allocation`; did you mean `erk`? (valid: erk, uniform)",
+            ),
+            (
+                "scheduler `dense`: unknown field `every`, there are no fields",
+                "scheduler `dense`: unknown key `every` (valid: none)",
+            ),
+            ("missing field `epochs`", "the key `epochs` is missing; add a line such as `epochs = 160`"),
+            ("`sparsity` is 1.5, but must be below 1", "`sparsity` is 1.5, but must be below 1"),
+        ] {
+            assert_eq!(suggest(message), sentence);
+        }
     }
 }

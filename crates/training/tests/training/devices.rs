@@ -28,12 +28,12 @@ fn stored_weights_and_gradients_give_the_same_masks_and_weights_on_cpu_and_wgpu(
             let dense = (gradients.iter())
                 .map(|(name, values)| (name.clone(), parameters::to_device(values.clone(), device)))
                 .collect();
-            let mut masks = vec![trainee.masks()];
+            let mut masks = vec![trainee.engine.masks().to_vec()];
             for iteration in 1..=20 {
                 let clock = Clock { iteration, horizon: HORIZON, lr: 0.1 };
                 if let Some(event) = trainee.engine.due(&clock) {
                     trainee.event(&clock, &event, Some(&dense));
-                    masks.push(trainee.masks());
+                    masks.push(trainee.engine.masks().to_vec());
                 }
             }
             (masks, trainee.save().0)

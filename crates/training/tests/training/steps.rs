@@ -82,7 +82,7 @@ fn a_saved_and_restored_training_goes_on_bit_by_bit() {
         resumed.restore(tensors, serde_json::from_str(&state).unwrap()).unwrap();
         train(&mut resumed, 11..=20, |_| ());
         assert_eq!(straight.save().0, resumed.save().0, "{scheduler}");
-        assert_eq!(straight.masks(), resumed.masks(), "{scheduler}");
+        assert_eq!(straight.engine.masks(), resumed.engine.masks(), "{scheduler}");
     }
 }
 
