@@ -1,12 +1,16 @@
 //! Chooses where a network runs: the only place of the project that names a device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::{Device, DeviceKind, DeviceType};
 use clap::ValueEnum;
 
 use crate::error::user;
+
+/// One of these exists on every Linux machine with a GPU: Mesa's, NVIDIA's, AMD's and Windows' (in WSL).
+const GPU_NODES: [&str; 4] = ["/dev/dri", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"];
 
 /// What `--device` may say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -75,6 +79,10 @@ fn ndarray() -> Chosen {
 
 /// The first GPU that is one: discrete, on macOS integrated, never a software adapter.
 fn real_gpu() -> Option<Chosen> {
+    // Looking for adapters loads every graphics driver, some of which complain on stderr where there is no screen.
+    if cfg!(target_os = "linux") && !GPU_NODES.iter().any(|node| Path::new(node).exists()) {
+        return None;
+    }
     let adapters = adapters();
     let kind = if cfg!(target_os = "macos") { DeviceKind::IntegratedGpu } else { DeviceKind::DiscreteGpu };
     let found = (0..adapters.len()).map(|index| Device::wgpu(kind(index))).find(|device| adapters.contains(device));

@@ -115,12 +115,9 @@ fn find(experiment: &str) -> Result<PathBuf> {
             "there is no folder {FOLDER}/ with TOML files here: change to the project's folder or give a path"
         )));
     }
-    let hint = nearest(experiment, names.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
-    Err(user(format!(
-        "unknown experiment `{experiment}`{} (experiments: {})",
-        hint.unwrap_or_default(),
-        names.join(", ")
-    )))
+    let about = nearest(experiment, names.iter().map(String::as_str))
+        .map_or_else(|| format!("there are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+    Err(user(format!("unknown experiment `{experiment}`; {about}")))
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -12,7 +12,7 @@ use bonsai_training::parameters;
 use crate::device;
 use crate::error::user;
 use crate::experiments::Selection;
-use crate::table::{Table, count, percent};
+use crate::table::{Table, count, counted, percent};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,17 +44,19 @@ pub fn run(args: Args) -> Result<String> {
     let (layers, plan) = planned(&experiment)?;
     let horizon = experiment.horizon(experiment.records());
     let mut text = format!(
-        "{}: {} on {}, scheduler {}, {} epochs of {} iterations = {} iterations, seed {}\n\n",
+        "{}: {} on {}, scheduler {}, {} of {} = {}, seed {}\n\n",
         experiment.name,
         experiment.model,
         experiment.data,
         experiment.scheduler_name(),
-        horizon.epochs,
-        horizon.iterations_per_epoch,
-        count(horizon.total()),
+        counted(horizon.epochs, "epoch"),
+        counted(horizon.iterations_per_epoch, "iteration"),
+        counted(horizon.total(), "iteration"),
         experiment.seed,
     );
-    text += &events(&layers, &plan);
+    if !plan.events.is_empty() {
+        text += &events(&layers, &plan);
+    }
     if args.layers {
         for event in &plan.events {
             let _ = write!(text, "\nIteration {}\n{}", event.iteration, budgets(&layers, event));
@@ -65,8 +67,8 @@ pub fn run(args: Args) -> Result<String> {
     let kept = plan.final_kept as f64 / plan.total as f64;
     let _ = write!(
         text,
-        "\n{} events; {} of {} prunable weights stay: sparsity {:.4} %\nTraining takes {:.4} of the MACs of a dense one\n",
-        plan.events.len(),
+        "\n{}; {} of {} prunable weights stay: sparsity {:.4} %\nTraining takes {:.4} of the MACs of a dense one\n",
+        counted(plan.events.len() as u64, "event"),
         count(plan.final_kept),
         count(plan.total),
         100.0 * (1.0 - kept),

@@ -10,7 +10,7 @@ use bonsai_training::run_folder::RunPaths;
 use clap::Subcommand;
 
 use crate::error::user;
-use crate::table::{Table, count, percent};
+use crate::table::{Table, count, counted, percent};
 
 /// Where runs lie unless `--out` says otherwise.
 pub const FOLDER: &str = "experiments/runs";
@@ -152,16 +152,16 @@ fn show(run: &str, folder: &Path) -> Result<String> {
 /// A summary in words; `bonsai train` ends with it too.
 pub fn summarised(summary: &Summary) -> String {
     let mut text = format!(
-        "{} on {}, seed {}: {} epochs, {} iterations in {}\n\
+        "{} on {}, seed {}: {}, {} in {}\n\
          sparsity    {} ({} of {} prunable weights stay; target {})\n\
          MACs        {} of {}\n\
          validation  {}\n\
          test        {}\n",
-        summary.experiment,
+        summary.run,
         summary.data,
         summary.seed,
-        summary.epochs,
-        count(summary.iterations),
+        counted(summary.epochs, "epoch"),
+        counted(summary.iterations, "iteration"),
         duration(summary.wall_seconds),
         percent(summary.sparsity),
         count(summary.nonzero),
@@ -209,9 +209,12 @@ fn named(run: &str, folder: &Path) -> Result<PathBuf> {
     }
     let names: Vec<String> =
         if below.is_empty() { runs.iter().map(name).collect() } else { below.into_iter().map(name).collect() };
-    let hint = nearest(run, names.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
-    let known = if names.is_empty() { "none yet".to_string() } else { names.join(", ") };
-    Err(user(format!("there is no run `{run}`{} (runs: {known})", hint.unwrap_or_default())))
+    let about = match nearest(run, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if names.is_empty() => "there is none yet".to_string(),
+        None => format!("there are {}", names.join(", ")),
+    };
+    Err(user(format!("there is no run `{run}`; {about}")))
 }
 
 /// Lists the run folders at any depth below `folder`, sorted.

@@ -42,7 +42,7 @@ impl Table {
     }
 }
 
-/// Writes a count with thin groups: `11,173,962`.
+/// Writes a count in groups of three digits: `11,173,962`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -53,6 +53,11 @@ pub fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Writes a count with what is counted: `1 epoch`, `2 epochs`.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// Writes a share of 1 as a percentage with two decimals.

@@ -16,6 +16,7 @@ use crate::dataset::{self, Found};
 use crate::device::{self, Choice};
 use crate::error::user;
 use crate::experiments::Selection;
+use crate::table::counted;
 use crate::{Output, logging, runs};
 
 /// The exit code of a process that Ctrl-C ended.
@@ -202,12 +203,12 @@ fn banner(wanted: &Experiment, sibling: &Experiment, why: &str) {
     eprintln!(
         "{line}\n\
          NOT {wanted}: {why}.\n\
-         Training {sibling} instead, {epochs} epochs on the built-in shapes10.\n\
+         Training {sibling} instead, {epochs} on the built-in shapes10.\n\
          Its accuracy says nothing about {data}. --strict-data makes an absent data set an error.\n\
          {line}",
         wanted = wanted.name,
         sibling = sibling.name,
-        epochs = sibling.epochs,
+        epochs = counted(sibling.epochs, "epoch"),
         data = wanted.data,
     );
 }

@@ -191,6 +191,7 @@ mod mistakes {
             ("augment.crop=32", &["augment.crop is 32", "0 to 31"]),
             ("lr.schedule=cosin", &["did you mean `cosine`?"]),
             ("lr.milestones=[120, 80]", &["must rise"]),
+            ("epochs=40", &["lr.milestones has 80", "--epochs"]),
             ("model=resnet21", &["resnet20"]),
             ("data=cifar", &["did you mean `cifar10`?"]),
             ("name=../up", &["names a folder"]),

@@ -84,7 +84,13 @@ impl Experiment {
         positive("lr.gamma", settings.gamma, 1.0)?;
         number("lr.final_lr", settings.final_lr, 0.0, self.optimizer.lr)?;
         for &milestone in &settings.milestones {
-            positive("lr.milestones", milestone, self.epochs as f64)?;
+            if !(milestone > 0.0 && milestone < self.epochs as f64) {
+                return Err(format!(
+                    "lr.milestones has {milestone}, but the training has {} epochs: set it between, or use --epochs, \
+                     which moves it along",
+                    self.epochs
+                ));
+            }
         }
         if settings.milestones.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(format!("lr.milestones is {:?}, but it must rise", settings.milestones));
