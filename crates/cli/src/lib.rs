@@ -1,9 +1,10 @@
-//! The command line of bonsai: arguments in, one of six commands, an exit code out.
+//! The command line of bonsai: arguments in, one of seven commands, an exit code out.
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
 //! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after Ctrl-C.
 
+pub mod bench;
 pub mod data;
 pub mod dataset;
 pub mod device;
@@ -72,6 +73,7 @@ enum Command {
     Data(data::Args),
     Model(model::Args),
     Runs(runs::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -87,6 +89,7 @@ impl Cli {
             Command::Data(args) => data::run(args).map(Output::from),
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
+            Command::Bench(args) => bench::run(args).map(Output::from),
         };
         match ended {
             Ok(Output { text, code }) => {

@@ -100,7 +100,6 @@ pub fn run(args: Args) -> Result<Output> {
     let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     let outcome = train(Setup {
         asked,
-        limit_train: args.selection.limit_train.map(whole),
         limit_test: args.limit_test.map(whole),
         workers: workers(args.threads),
         device: device.device,

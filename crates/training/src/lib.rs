@@ -1,5 +1,6 @@
 //! Trains a network while it is pruned: the loop, the optimizer, checkpoints and run folders.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod dashboard;
 pub mod diagnose;

@@ -34,6 +34,7 @@ const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on t
 struct State {
     experiment: String,
     fingerprint: String,
+    limit_test: Option<usize>,
     position: Position,
     trainee: TraineeState,
     lengths: std::collections::BTreeMap<String, u64>,
@@ -81,6 +82,12 @@ impl<'a> Run<'a> {
                 setup.source.set().info().name,
                 setup.folder.display(),
                 state.fingerprint
+            );
+            ensure!(
+                state.limit_test == setup.limit_test,
+                "{} was started {}: resume it in the same way, so that its figures stay comparable",
+                setup.folder.display(),
+                state.limit_test.map_or("without --limit-test".to_string(), |limit| format!("with --limit-test {limit}")),
             );
             parts.trainee.restore(loaded.tensors, state.trainee)?;
             folder.truncate_to(&state.lengths)?;
@@ -304,6 +311,7 @@ impl<'a> Run<'a> {
         let state = State {
             experiment: self.setup.experiment.to_toml(),
             fingerprint: self.fingerprint.clone(),
+            limit_test: self.setup.limit_test,
             position: self.at.clone(),
             trainee,
             lengths: self.folder.lengths()?,

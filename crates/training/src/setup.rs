@@ -39,8 +39,6 @@ pub struct Setup {
     pub cheap_reads: bool,
     /// How the run is shown.
     pub view: View,
-    /// Train on the first records only.
-    pub limit_train: Option<usize>,
     /// Validate and test on the first records only.
     pub limit_test: Option<usize>,
     /// Set from outside to stop after the iteration under way.
@@ -81,9 +79,6 @@ impl Setup {
         if let Some(records) = experiment.train_records {
             ensure!(records <= train.len(), "train_records = {records}, but {} has {} training records besides its validation split: lower it", info.name, train.len());
             train.truncate(records);
-        }
-        if let Some(limit) = self.limit_train {
-            train.truncate(limit);
         }
         if let Some(limit) = self.limit_test {
             valid.truncate(limit);

@@ -48,7 +48,6 @@ fn setup(folder: &Path, assignments: &[&str]) -> Setup {
         device_name: "cpu".into(),
         cheap_reads: true,
         view: View::Plain,
-        limit_train: None,
         limit_test: Some(100),
         stop: Arc::new(AtomicBool::new(false)),
         workers: 1,
