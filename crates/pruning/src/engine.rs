@@ -356,6 +356,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_layer_no_longer_has_is_kept_elsewhere() {
+        let mut engine = engine(&[], 0.5, 0.0).unwrap();
+        engine.masks[0] = Mask::from_bools(vec![true, false, false, false]);
+        // Uniform budgets would be 2 and 4, but pruning brings no weight back.
+        engine.apply(&CLOCK, &Event::prune(0.5), &[vec![1.0; 4], vec![1.0; 8]], None);
+        assert_eq!(engine.masks().iter().map(Mask::kept).collect::<Vec<_>>(), [1, 5]);
+    }
+
+    #[test]
     fn every_event_and_every_layer_draws_anew() {
         let run = Horizon { iterations_per_epoch: 10, epochs: 4 };
         let table = "name = 'set'\nsparsity = 0.5\nevery = 1\ndrop = 0.5".parse().unwrap();

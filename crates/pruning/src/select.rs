@@ -113,7 +113,7 @@ mod tests {
         let all = Mask::dense(4);
         assert_eq!(kept(&top_k(&[0.1, 0.9, -3.0, 0.5], &all, 2)), [1, 3]);
         assert_eq!(kept(&top_k(&[1.0, 1.0, 1.0, 1.0], &all, 2)), [0, 1]);
-        assert_eq!(kept(&top_k(&[0.0, -0.0, 0.0, -0.0], &all, 3)), [0, 1, 2]);
+        assert_eq!(kept(&top_k(&[-0.0, -0.0, 0.0, 0.0], &all, 2)), [0, 1]);
         assert_eq!(kept(&top_k(&[f32::NAN, f32::NEG_INFINITY, f32::NAN, -1.0], &all, 3)), [0, 1, 3]);
         assert_eq!(kept(&top_k(&[4.0, 3.0, 2.0, 1.0], &Mask::from_bools(vec![false, true, true, true]), 2)), [1, 2]);
         assert_eq!((kept(&top_k(&[1.0; 4], &all, 0)), kept(&top_k(&[1.0; 4], &all, 9))), (vec![], vec![0, 1, 2, 3]));

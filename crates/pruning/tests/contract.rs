@@ -379,11 +379,12 @@ fn excluded_layers_are_not_seen_and_their_cost_stays() {
 
 #[test]
 fn uniform_random_masks_keep_the_networks_first_layer_dense_unless_it_is_excluded() {
-    let kept = |exclude: &[&str]| {
-        let mut engine = engine(&ROWS[13], 0, (0.0, exclude));
+    let kept = |table, exclude: &[&str]| {
+        let row = Row { table, start: 0.0, event: |_| None, random: true };
+        let mut engine = engine(&row, 0, (0.0, exclude));
         let weights: Vec<Vec<f32>> = engine.layers().iter().map(|layer| vec![0.0; layer.weights()]).collect();
         engine.begin(&weights).layers.iter().map(|layer| layer.kept).collect::<Vec<_>>()
     };
-    assert_eq!(kept(&[]), [108, 49, 21, 1, 27]);
-    assert_eq!(kept(&["stem"]), [87, 38, 1, 48]);
+    assert_eq!(kept("name = 'static'\nsparsity = 0.7\nallocation = 'uniform'", &[]), [108, 49, 21, 1, 27]);
+    assert_eq!(kept("name = 'static'\nsparsity = 0.4\nallocation = 'uniform'", &["stem"]), [172, 77, 2, 96]);
 }

@@ -210,7 +210,10 @@ fn check_granet(toy: &Map<String, Value>, report: &mut Report) {
             "granet_schedules" => {
                 object(value).iter().for_each(|(name, value)| check_granet_schedule(name, value, report))
             }
-            _ if key.contains("cifar") && value.get("mask_after_global_prune").is_some() => {
+            _ if key.contains("cifar")
+                && value.get("mask_after_global_prune").is_some()
+                && value.get("nnz_before").is_some() =>
+            {
                 check_granet_step(key, value, toy, report)
             }
             _ if key.contains("imagenet") => {
@@ -233,19 +236,21 @@ fn check_granet_step(key: &str, step: &Value, toy: &Map<String, Value>, report: 
         |field: &str| -> Vec<Value> { specs.iter().map(|layer| step[field][&layer.name].clone()).collect() };
     let (mut weights, gradients, mut momentum) =
         (split(&toy["weights"]), split(&toy["grads"]), split(&toy["momentum"]));
-    let start: Vec<Mask> = match step.get("mask_before") {
-        Some(_) => per_layer("mask_before").iter().map(mask).collect(),
-        None if key.starts_with("sparse") => split(&toy["sparse_init_mask"])
-            .into_iter()
-            .map(|m| Mask::from_bools(m.iter().map(|x| *x != 0.0).collect()))
-            .collect(),
-        None => sizes.iter().map(|&n| Mask::dense(n)).collect(),
+    let counts = |masks: &[Mask]| masks.iter().map(Mask::kept).collect::<Vec<_>>();
+    let expected_counts = |field: &str| per_layer(field).iter().map(|n| whole(n) as usize).collect::<Vec<_>>();
+    // A step starts dense or from the sparse masks; its first counts tell which.
+    let sparse = || {
+        split(&toy["sparse_init_mask"])
+            .iter()
+            .map(|m| m.iter().map(|x| *x != 0.0).collect())
+            .map(Mask::from_bools)
+            .collect()
     };
+    let start: Vec<Mask> =
+        if expected_counts("nnz_before") == sizes { sizes.iter().map(|&n| Mask::dense(n)).collect() } else { sparse() };
     for (mask, values) in start.iter().chain(&start).zip(weights.iter_mut().chain(&mut momentum)) {
         multiply(values, mask);
     }
-    let counts = |masks: &[Mask]| masks.iter().map(Mask::kept).collect::<Vec<_>>();
-    let expected_counts = |field: &str| per_layer(field).iter().map(|n| whole(n) as usize).collect::<Vec<_>>();
     assert_eq!(counts(&start), expected_counts("nnz_before"), "{key}");
 
     let engine = || {

@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -268,18 +270,26 @@ impl Growing {
     }
 }
 
+/// How long a lock that is held is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Takes the lock of a run folder; the operating system frees it when the process ends, however it ends.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("the lock {} cannot be opened", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another run is writing {}; wait for it, or use --out", folder.display())
-        }
-        Err(TryLockError::Error(error)) => {
-            bail!("{} cannot be locked ({error}); choose a folder on a local disk with --out", path.display())
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that was just killed holds its lock until the system has taken it down.
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PATIENCE / 20),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another run is writing {}; wait for it, or use --out", folder.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                bail!("{} cannot be locked ({error}); choose a folder on a local disk with --out", path.display())
+            }
         }
     }
 }
