@@ -333,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn masks_from_elsewhere_must_fit_the_layers() {
+        let mut engine = engine(&["a"], 0.5, 0.0).unwrap();
+        assert!(engine.set_masks(Vec::new()).unwrap_err().contains("0 masks are given, but 1 layers"));
+        assert!(engine.set_masks(vec![Mask::dense(3)]).unwrap_err().contains("3 flags"));
+        let mask = Mask::from_bools([true, false].repeat(4));
+        let change = engine.set_masks(vec![mask.clone()]).unwrap();
+        assert_eq!((engine.kept(), change.layers[0].pruned, change.layers[0].retained == mask), (4, 4, true));
+    }
+
+    #[test]
     fn a_weight_that_is_pruned_and_grown_in_one_event_starts_at_zero() {
         let mut engine = engine(&["b"], 0.5, 0.0).unwrap();
         let event = Event { sparsity: Some(0.5), replace: Some(0.5), keep_regrown: true, ..Event::default() };

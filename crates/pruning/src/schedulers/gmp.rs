@@ -15,7 +15,8 @@
 //!
 //! Differs from the paper: every layer is pruned, the first and the last included, unless the experiment excludes it;
 //! the counts of the layers are rounded together, so that the whole network has exactly `s_t`. `scope = "global"`, which
-//! other papers call GMP too, ranks the weights of all layers together.
+//! other papers call GMP too, ranks the weights of all layers together; `scope = "lamp"` does so by the score of Lee et
+//! al. 2021 ([`score::lamp`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ use crate::cadence::Cadence;
 use crate::clock::{Clock, Horizon};
 use crate::layer::Layer;
 use crate::scheduler::{About, Event, Scheduler, Start};
-use crate::{check, curve};
+use crate::{Random, check, curve, score};
 
 /// The configuration of [`Gmp`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,8 @@ pub enum Scope {
     Layer,
     /// Those of the whole network.
     Global,
+    /// Those of the whole network, by their LAMP score, which makes layers comparable.
+    Lamp,
 }
 
 impl GmpConfig {
@@ -109,7 +112,14 @@ impl Scheduler for Gmp {
     fn allocate(&mut self, _: &[Layer]) -> Allocation {
         match self.config.scope {
             Scope::Layer => Allocation::Uniform,
-            Scope::Global => Allocation::Global,
+            Scope::Global | Scope::Lamp => Allocation::Global,
+        }
+    }
+
+    fn score(&mut self, layer: &Layer, _: &mut Random) -> Vec<f32> {
+        match self.config.scope {
+            Scope::Layer | Scope::Global => score::magnitude(layer.weights),
+            Scope::Lamp => score::lamp(layer.weights, layer.mask),
         }
     }
 }
