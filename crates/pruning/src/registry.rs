@@ -149,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn absurd_tables_give_a_sentence_and_sound_ones_a_scheduler_that_never_fails(
-            name in 0usize..6,
+            name in 0..names().len(),
             keys in prop::collection::btree_map(
                 prop::sample::select(vec!["sparsity", "initial_sparsity", "start_epoch", "end_epoch", "every", "replace",
                     "replace_min", "drop", "allocation", "scope", "compat", "floor", "exclude"]), value(), 0..8),

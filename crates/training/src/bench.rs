@@ -7,14 +7,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bonsai_data::Batch;
-use bonsai_models::Network;
 use bonsai_pruning::clock::Clock;
 use burn::tensor::Device;
 
 use crate::experiment::Experiment;
 use crate::meter::Meter;
-use crate::optimizer::Optimizer;
-use crate::trainee::{StepOptions, Trainee};
+use crate::setup::trainee;
 
 /// Medians of one network, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +47,7 @@ impl StepTimes {
 ///
 /// A sentence if the experiment cannot be built.
 pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Result<StepTimes> {
-    let mut trainee = build(experiment, device)?;
+    let mut trainee = trainee(experiment, experiment.records(), device)?;
     trainee.begin();
     let batch = noise(experiment);
     let mut meter = Meter::default();
@@ -57,7 +55,8 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
     let clock = |iteration| Clock { iteration, horizon, lr: 1e-6 };
 
     let (mut forward_backward, mut optimizer, mut events) = (Vec::new(), Vec::new(), Vec::new());
-    let schedule: Vec<_> = (1..=horizon.total()).filter_map(|i| trainee.engine.due(&clock(i)).map(|event| (i, event))).collect();
+    let schedule: Vec<_> =
+        (1..=horizon.total()).filter_map(|i| trainee.engine.due(&clock(i)).map(|event| (i, event))).collect();
     let last = schedule.iter().rev().find(|(_, event)| event.sparsity.is_some()).or(schedule.last());
     // The first steps compile kernels and fill caches.
     for step in 0..steps + 2 {
@@ -84,20 +83,6 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
         event: (!events.is_empty()).then(|| median(&mut events)),
         batch_size: experiment.batch_size,
     })
-}
-
-fn build(experiment: &Experiment, device: &Device) -> Result<Trainee> {
-    let engine = experiment.engine(experiment.records()).map_err(anyhow::Error::msg)?;
-    let device = device.clone().autodiff();
-    let network = Network::new(&experiment.architecture(), 0, &device).map_err(anyhow::Error::msg)?;
-    let options = StepOptions {
-        label_smoothing: experiment.optimizer.label_smoothing,
-        clip_norm: experiment.optimizer.clip_norm,
-        accumulate: experiment.optimizer.accumulate,
-        decayed: engine.layers().iter().map(|layer| layer.name.clone()).collect(),
-    };
-    let optimizer = Optimizer::new(experiment.rule(), experiment.optimizer.weight_decay);
-    Ok(Trainee::new(network, engine, optimizer, options, device))
 }
 
 fn noise(experiment: &Experiment) -> Batch {

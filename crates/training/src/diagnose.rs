@@ -1,11 +1,10 @@
-//! Names the layer in which numbers stopped being finite.
+//! Names the layers in which numbers stopped being finite.
 
 use bonsai_models::Network;
-use burn::tensor::Tensor;
 
 use crate::parameters::{self, Gradients};
 
-/// A training that produced a loss that is not a number, or infinite.
+/// A training whose loss or weights are not numbers any more, or infinite.
 #[derive(Debug)]
 pub struct NonFinite {
     /// The iteration at which it was seen, counted from 1.
@@ -16,47 +15,52 @@ pub struct NonFinite {
 
 impl std::fmt::Display for NonFinite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the loss of iteration {} is not finite: {}", self.iteration, self.found)
+        write!(
+            f,
+            "the loss of iteration {} is not finite: {}; try a lower optimizer.lr, a warm-up or optimizer.clip_norm",
+            self.iteration, self.found
+        )
     }
 }
 
 impl std::error::Error for NonFinite {}
 
-/// Looks for the first parameter, then the first gradient, that is not finite, in the order of the network.
+/// Looks at every parameter and gradient, on the host, where a comparison with NaN means what it says.
 pub fn diagnose(network: &Network, gradients: &Gradients, iteration: u64) -> NonFinite {
-    let mut weights = None;
-    let mut largest = (String::new(), 0.0);
-    let mut first_gradient = None;
+    let mut parameters = Vec::new();
+    let mut broken = Vec::new();
+    let mut sound = 0;
+    let mut largest = (String::new(), 0.0f32);
     parameters::visit(network, |info, values| {
-        if weights.is_none() && !finite(values.clone()) {
-            weights = Some(info.name.clone());
+        let values = parameters::to_host(values);
+        if !all_finite(&values) {
+            parameters.push(info.name.clone());
         }
-        let magnitude = parameters::to_host(values.abs().max())[0];
+        let magnitude = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
         if magnitude > largest.1 {
             largest = (info.name.clone(), magnitude);
         }
-        if let Some(gradient) = gradients.get(&info.name)
-            && first_gradient.is_none()
-            && !finite(gradient.clone())
-        {
-            first_gradient = Some(info.name.clone());
+        match gradients.get(&info.name).map(|gradient| all_finite(&parameters::to_host(gradient.clone()))) {
+            Some(true) => sound += 1,
+            Some(false) => broken.push(info.name.clone()),
+            None => {}
         }
     });
-    let found = match (weights, first_gradient) {
-        (Some(name), _) => format!("{name} holds values that are not finite since the step before"),
-        (None, Some(name)) => format!(
-            "all weights are finite, the first gradient that is not is that of {name}, and the largest weight, {:e}, is in {}",
+    let found = if let Some(first) = parameters.first() {
+        format!("the step before left {first} with values that are not finite ({} parameters in all)", parameters.len())
+    } else if sound > 0 && !broken.is_empty() {
+        // Backward goes from the last layer to the first: what broke last in the order of the network broke first.
+        format!("all weights are finite, and the gradients are not from {} on down", broken[broken.len() - 1])
+    } else {
+        format!(
+            "all weights are finite, the outputs overflow; the largest weight, {:e}, is in {}",
             largest.1, largest.0
-        ),
-        (None, None) => format!(
-            "weights and gradients are finite, the outputs overflow behind the largest weight, {:e}, in {}",
-            largest.1, largest.0
-        ),
+        )
     };
     NonFinite { iteration, found }
 }
 
-/// Sums `0 · x`, which is 0 unless an element is infinite or not a number.
-fn finite(values: Tensor<1>) -> bool {
-    parameters::to_host((values * 0.0).sum())[0] == 0.0
+/// Whether no value is infinite or not a number.
+pub fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
 }

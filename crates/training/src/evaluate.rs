@@ -36,18 +36,26 @@ pub fn loader(images: Images, mean: &[f32], std: &[f32], workers: usize) -> Load
     Loader::new(Arc::new(images), BATCH, mean, std, None, 0, workers)
 }
 
-/// Evaluates on the test split, or on its first `limit` records.
+/// Evaluates networks on the test split, or on its first `limit` records; the split is read once for all of them.
+///
+/// `mean` and `std` are those that the networks were trained with.
 ///
 /// # Errors
 ///
 /// Says which file of the data set cannot be read.
-pub fn test(network: &Network, source: &Source, limit: Option<usize>, workers: usize) -> Result<Totals> {
+pub fn test(
+    networks: &[&Network],
+    source: &Source,
+    (mean, std): (&[f32], &[f32]),
+    limit: Option<usize>,
+    workers: usize,
+) -> Result<Vec<Totals>> {
     let mut images = source.test().context("reading the test split")?;
     if let Some(limit) = limit {
         images.truncate(limit);
     }
-    let info = source.set().info();
-    Ok(evaluate(network, &loader(images, info.mean, info.std, workers)))
+    let loader = loader(images, mean, std, workers);
+    Ok(networks.iter().map(|network| evaluate(network, &loader)).collect())
 }
 
 /// How a stored network does on the test split.
@@ -90,8 +98,10 @@ pub fn evaluate_snapshot(
     );
     let device = device.clone().inner();
     let network = Network::new(architecture, 0, &device).map_err(anyhow::Error::msg)?;
-    let network = load_network(network, snapshot.weights, &device).with_context(|| format!("loading {}", path.display()))?;
-    let totals = test(&network, source, limit, workers)?;
+    let network =
+        load_network(network, snapshot.weights, &device).with_context(|| format!("loading {}", path.display()))?;
+    let normalisation = (&snapshot.header.mean[..], &snapshot.header.std[..]);
+    let totals = test(&[&network], source, normalisation, limit, workers)?[0];
     Ok(Evaluation {
         loss: totals.mean_loss(),
         accuracy: totals.accuracy(),

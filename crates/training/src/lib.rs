@@ -4,6 +4,7 @@ pub mod bench;
 pub mod checkpoint;
 pub mod dashboard;
 pub mod diagnose;
+mod ending;
 pub mod evaluate;
 pub mod experiment;
 pub mod hardware;

@@ -85,8 +85,7 @@ impl Optimizer {
                 };
                 let first = first + gradient.clone() * (1.0 - beta1);
                 let second = second + gradient.clone() * gradient * (1.0 - beta2);
-                self.moments
-                    .insert(name.to_string(), Moments { first: first.clone(), second: Some(second.clone()) });
+                self.moments.insert(name.to_string(), Moments { first: first.clone(), second: Some(second.clone()) });
                 let t = self.steps as i32;
                 let denominator = second.sqrt() / (1.0 - beta2.powi(t)).sqrt() + epsilon;
                 values - first / denominator * (lr / (1.0 - beta1.powi(t)))
@@ -147,6 +146,7 @@ fn square_sum(values: &Tensor<1>) -> Tensor<1> {
     const PIECE: usize = 1 << 20;
     let squares = values.clone() * values.clone();
     let length = squares.dims()[0];
-    let pieces = (0..length).step_by(PIECE).map(|start| squares.clone().slice([start..length.min(start + PIECE)]).sum());
+    let pieces =
+        (0..length).step_by(PIECE).map(|start| squares.clone().slice([start..length.min(start + PIECE)]).sum());
     pieces.reduce(|a, b| a + b).expect("a parameter has at least one value")
 }

@@ -19,7 +19,7 @@ pub struct Info {
     pub name: String,
     /// The shape as stored.
     pub shape: Vec<usize>,
-    /// Whether the optimizer trains it; running statistics are kept but not trained.
+    /// Whether it is trained; false for running statistics, and for all parameters of a network without autodiff.
     pub trainable: bool,
 }
 
@@ -128,10 +128,8 @@ impl Path {
         }
     }
 
-    fn info(&self, shape: &[usize]) -> Info {
-        let name = self.0.join(".");
-        let trainable = !name.ends_with("running_mean") && !name.ends_with("running_var");
-        Info { name, shape: shape.to_vec(), trainable }
+    fn info(&self, shape: &[usize], trainable: bool) -> Info {
+        Info { name: self.0.join("."), shape: shape.to_vec(), trainable }
     }
 }
 
@@ -150,8 +148,9 @@ impl<F: FnMut(&Info, Tensor<1>)> ModuleVisitor for Reader<F> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let values = param.val().inner();
-        let info = self.path.info(&values.dims());
+        let values = param.val();
+        let info = self.path.info(&values.dims(), values.is_require_grad());
+        let values = values.inner();
         (self.see)(&info, flat(values));
     }
 }
@@ -173,8 +172,8 @@ impl<F: FnMut(&Info, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Writer<F>
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, old, mapper) = param.consume();
         let shape = old.dims();
-        let info = self.path.info(&shape);
         let trains = old.is_require_grad();
+        let info = self.path.info(&shape, trains);
         let autodiff = old.device().is_autodiff();
         let new = match (self.change)(&info, flat(old.clone().inner())) {
             None => old,
@@ -205,7 +204,7 @@ impl ModuleVisitor for Taker<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.taken.insert(self.path.info(&gradient.dims()).name, flat(gradient));
+            self.taken.insert(self.path.info(&gradient.dims(), true).name, flat(gradient));
         }
     }
 }

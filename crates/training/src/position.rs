@@ -19,8 +19,10 @@ pub struct Position {
     pub epoch_seconds: f64,
     /// Weights removed and grown per layer in the epoch so far.
     pub changes: Vec<(usize, usize)>,
-    /// Seconds since the run began, pauses left out.
+    /// Seconds since the run began, checkpoints and validation included, pauses left out.
     pub wall_seconds: f64,
+    /// The most memory that a process of the run held, in bytes.
+    pub peak_memory: Option<u64>,
     /// Training images seen, and the seconds that took.
     pub trained: (u64, f64),
     /// The best epoch on the validation split at the target sparsity.

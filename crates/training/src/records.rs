@@ -141,13 +141,15 @@ pub struct Summary {
     pub nonzero: u64,
     /// Prunable weights.
     pub prunable: u64,
+    /// Share of all convolution and linear weights that is removed, those excluded from pruning counted as kept.
+    pub sparsity_of_all: f64,
     /// Learnable parameters of the dense network.
     pub parameters: u64,
     /// MACs for one image with the removed weights left out.
     pub macs: u64,
     /// MACs for one image of the dense network.
     pub dense_macs: u64,
-    /// Wall time of the run over all its parts, in seconds.
+    /// Wall time of the run over all its processes, checkpoints and validation included, in seconds.
     pub wall_seconds: f64,
     /// Training images per second of training time.
     pub images_per_second: f64,

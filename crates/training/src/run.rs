@@ -1,10 +1,11 @@
-//! A run in its folder: position, records, checkpoints and the summary around the training loop.
+//! A run in its folder: position, records and checkpoints around the training loop.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
-use bonsai_models::Network;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::scheduler::Event;
@@ -13,21 +14,16 @@ use tracing::{info, warn};
 
 use crate::checkpoint;
 use crate::dashboard::{Dashboard, Plan, Progress};
-use crate::diagnose::diagnose;
+use crate::diagnose::{all_finite, diagnose};
 use crate::evaluate;
-use crate::hardware::{self, Hardware};
+use crate::hardware;
 use crate::meter::Meter;
 use crate::parameters::Gradients;
 use crate::position::{Best, Position};
-use crate::records::{EpochRow, EventLayer, EventRow, LayerRow, Summary};
+use crate::records::{EpochRow, EventLayer, EventRow, LayerRow, read_metrics};
 use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
-use crate::snapshot::{self, SnapshotHeader};
-use crate::trainee::{Trainee, TraineeState, load_network};
-
-/// What the summary says about how its figures came about.
-const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on the validation split among epochs at \
-                        the target sparsity; the test split is read once, after the last epoch";
+use crate::trainee::{Trainee, TraineeState};
 
 /// What a checkpoint holds besides tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,68 +33,92 @@ struct State {
     limit_test: Option<usize>,
     position: Position,
     trainee: TraineeState,
-    lengths: std::collections::BTreeMap<String, u64>,
+    device: String,
+    revision: Option<String>,
+    lengths: BTreeMap<String, u64>,
+}
+
+/// How a run folder is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// For a run of its own.
+    Fresh,
+    /// To go on with the run in it.
+    Resume,
+    /// To go on from the last checkpoint with every loss looked at, since one was lost on the way.
+    Replay,
 }
 
 /// A run that is under way.
 pub struct Run<'a> {
-    setup: &'a Setup,
-    parts: Parts,
-    folder: RunFolder,
-    dashboard: Dashboard,
-    at: Position,
+    pub(crate) setup: &'a Setup,
+    pub(crate) parts: Parts,
+    pub(crate) folder: RunFolder,
+    pub(crate) dashboard: Dashboard,
+    pub(crate) at: Position,
+    pub(crate) fingerprint: String,
     meter: Meter,
-    fingerprint: String,
+    last_pruning: u64,
     last_checkpoint: Instant,
-    /// When the iteration under way began, and the run in this process.
     iteration_began: Instant,
+    /// When this process took the run up, and the wall time that the run had then.
+    opened: (Instant, f64),
+    /// Images and seconds of the last few reads, for a rate that neither jumps nor lags.
+    recent: (f64, f64),
+    last_read: Instant,
 }
 
 impl<'a> Run<'a> {
     /// Opens the run folder and builds the run, or restores it from its newest checkpoint.
-    pub fn open(setup: &'a Setup, resume: bool) -> Result<Self> {
-        let folder = RunFolder::create(&setup.folder, !resume)?;
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what cannot be read, does not fit or is in use.
+    pub fn open(setup: &'a Setup, opening: Opening) -> Result<Self> {
+        let folder = RunFolder::create(&setup.folder, opening == Opening::Fresh)?;
         let mut parts = setup.build()?;
         let fingerprint = setup.source.fingerprint()?;
-        let loaded = if resume { checkpoint::load_newest(&folder.checkpoints())? } else { None };
+        let loaded = if opening == Opening::Fresh { None } else { checkpoint::load_newest(&folder.checkpoints())? };
 
         let initial = parts.trainee.begin();
+        let last_pruning = parts.last_pruning();
         let layers = parts.trainee.engine.layers().len();
         let mut at = Position { changes: vec![(0, 0); layers], ..Position::default() };
         let mut notes = setup.source.warnings();
         let fresh = loaded.is_none();
         if let Some(loaded) = loaded {
             notes.extend(loaded.warnings);
-            let state: State = serde_json::from_value(loaded.state)
-                .context("the newest checkpoint was written by another version of bonsai: start anew with --out")?;
-            ensure!(
-                state.experiment == setup.experiment.to_toml(),
-                "{} was started with other settings: resume it with those, or start anew with --out",
-                setup.folder.display()
-            );
-            ensure!(
-                state.fingerprint == fingerprint,
-                "the data set {} is not the one that {} was started with (fingerprint {fingerprint}, then {}): restore it, or start anew with --out",
-                setup.source.set().info().name,
-                setup.folder.display(),
-                state.fingerprint
-            );
-            ensure!(
-                state.limit_test == setup.limit_test,
-                "{} was started {}: resume it in the same way, so that its figures stay comparable",
-                setup.folder.display(),
-                state.limit_test.map_or("without --limit-test".to_string(), |limit| format!("with --limit-test {limit}")),
-            );
+            let state: State = serde_json::from_value(loaded.state).with_context(|| {
+                format!("{} is of another version of bonsai: start anew with --out", loaded.path.display())
+            })?;
+            state.check(setup, &fingerprint)?;
+            notes.extend(state.differences(setup));
             parts.trainee.restore(loaded.tensors, state.trainee)?;
             folder.truncate_to(&state.lengths)?;
             at = state.position;
-            at.resumes += 1;
+            at.resumes += u32::from(opening == Opening::Resume);
+            let from = at.iteration;
+            notes.push(match opening {
+                Opening::Replay => format!("the loss was lost: replaying from iteration {from} to find out where"),
+                Opening::Fresh | Opening::Resume => format!("resumed at iteration {from}"),
+            });
         } else {
-            folder.truncate_to(&Default::default())?;
+            ensure!(
+                !folder.summary().exists() && read_metrics(&folder.metrics()).is_ok_and(|rows| rows.is_empty()),
+                "{} holds the records of a run but no checkpoint to go on from: bring its checkpoint/ back, or start anew with --out",
+                setup.folder.display()
+            );
+            folder.truncate_to(&BTreeMap::new())?;
         }
 
         let experiment = &setup.experiment;
-        let detail = format!("{} on {}, {}, {}", experiment.model, setup.source.set(), experiment.scheduler_name(), setup.device_name);
+        let detail = format!(
+            "{} on {}, {}, {}",
+            experiment.model,
+            setup.source.set(),
+            experiment.scheduler_name(),
+            setup.device_name
+        );
         let plan = Plan {
             title: &experiment.name,
             detail: &detail,
@@ -110,18 +130,21 @@ impl<'a> Run<'a> {
             layers: &layer_rows(&parts.trainee.engine, &at),
         };
         let dashboard = Dashboard::new(setup.view, &plan, setup.stop.clone());
-        let meter = Meter::resumed(at.totals);
         let now = Instant::now();
         let mut run = Self {
             setup,
+            meter: Meter::resumed(at.totals),
+            opened: (now, at.wall_seconds),
             parts,
             folder,
             dashboard,
             at,
-            meter,
             fingerprint,
+            last_pruning,
             last_checkpoint: now,
             iteration_began: now,
+            recent: (0.0, 0.0),
+            last_read: now,
         };
         for note in notes {
             warn!("{note}");
@@ -133,11 +156,9 @@ impl<'a> Run<'a> {
                 run.record_change(0, None, &initial)?;
             }
             run.checkpoint()?;
-        } else {
-            info!("resumed at iteration {}", run.at.iteration);
-            run.dashboard.note(&format!("resumed at iteration {}", run.at.iteration));
         }
         run.iteration_began = Instant::now();
+        run.last_read = run.iteration_began;
         Ok(run)
     }
 
@@ -183,7 +204,7 @@ impl<'a> Run<'a> {
             self.dashboard.finish();
             return Err(diagnose(&self.parts.trainee.network, gradients, clock.iteration).into());
         }
-        let (images, seconds) = self.at.trained;
+        let images_per_second = self.rate(part.records);
         self.dashboard.progress(&Progress {
             epoch: clock.epoch(),
             iteration: clock.iteration,
@@ -191,9 +212,18 @@ impl<'a> Run<'a> {
             accuracy: part.accuracy(),
             lr: clock.lr,
             sparsity: self.parts.trainee.engine.sparsity(),
-            images_per_second: if seconds > 0.0 { images as f64 / seconds } else { 0.0 },
+            images_per_second,
         });
         Ok(())
+    }
+
+    /// Images per second over the last ten seconds or so.
+    fn rate(&mut self, images: u64) -> f64 {
+        let (seen, seconds) = self.recent;
+        let (seen, seconds) = if seconds > 10.0 { (seen / 2.0, seconds / 2.0) } else { (seen, seconds) };
+        self.recent = (seen + images as f64, seconds + self.last_read.elapsed().as_secs_f64());
+        self.last_read = Instant::now();
+        self.recent.0 / self.recent.1
     }
 
     /// Moves on to the next iteration.
@@ -203,7 +233,6 @@ impl<'a> Run<'a> {
         self.at.iteration += 1;
         self.at.batch += 1;
         self.at.epoch_seconds += seconds;
-        self.at.wall_seconds += seconds;
         self.at.trained.0 += images as u64;
         self.at.trained.1 += seconds;
     }
@@ -246,6 +275,10 @@ impl<'a> Run<'a> {
     pub fn end_epoch(&mut self) -> Result<()> {
         let began = Instant::now();
         let valid = evaluate::evaluate(&self.parts.trainee.network, &self.parts.valid);
+        if !valid.loss.is_finite() {
+            self.dashboard.finish();
+            return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
+        }
         let clock = self.parts.clock(self.at.iteration);
         let train = self.meter.totals();
         let engine = &self.parts.trainee.engine;
@@ -270,28 +303,28 @@ impl<'a> Run<'a> {
             self.folder.append_layer(layer)?;
         }
         self.dashboard.epoch(&row, &layers);
-        info!(epoch = row.epoch, train_loss = row.train_loss, valid_accuracy = row.valid_accuracy, sparsity = row.sparsity, "epoch done");
+        info!(
+            epoch = row.epoch,
+            train_loss = row.train_loss,
+            valid_accuracy = row.valid_accuracy,
+            sparsity = row.sparsity,
+            "epoch done"
+        );
 
-        let better = self.at.best.is_none_or(|best| row.valid_accuracy > best.accuracy);
-        if self.at_target_sparsity() && better {
+        let at_target = self.at.iteration >= self.last_pruning;
+        if at_target && self.at.best.is_none_or(|best| row.valid_accuracy > best.accuracy) {
             self.at.best = Some(Best { epoch: self.at.epoch, accuracy: row.valid_accuracy });
-            self.write_snapshot("best.safetensors")?;
+            self.write_snapshot(&self.best_path(self.at.epoch))?;
         }
         self.at.valid_accuracy = Some(row.valid_accuracy);
-        self.at.wall_seconds += began.elapsed().as_secs_f64();
         self.at.epoch += 1;
         self.at.batch = 0;
         self.at.epoch_seconds = 0.0;
         self.at.changes.fill((0, 0));
         self.meter = Meter::default();
-        self.checkpoint()
-    }
-
-    /// Whether the network is as sparse as its schedule ends; rounding may cost a weight a layer.
-    fn at_target_sparsity(&self) -> bool {
-        let engine = &self.parts.trainee.engine;
-        let target = engine.total() as f64 * (1.0 - engine.scheduler().target());
-        (engine.kept() as f64 - target).abs() <= engine.layers().len() as f64
+        self.checkpoint()?;
+        self.forget_older_bests();
+        Ok(())
     }
 
     /// Writes a checkpoint if the last one is older than the experiment allows.
@@ -304,16 +337,29 @@ impl<'a> Run<'a> {
     }
 
     /// Writes a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is written if the loss or a weight is not finite, so that the last good checkpoint stays.
     pub fn checkpoint(&mut self) -> Result<()> {
-        self.meter.read();
-        self.at.totals = self.meter.totals();
+        let part = self.meter.read();
         let (tensors, trainee) = self.parts.trainee.save();
+        let finite = tensors.values().all(|tensor| tensor.as_f32().is_ok_and(all_finite) || tensor.as_bytes().is_ok());
+        if !part.loss.is_finite() || !finite {
+            self.dashboard.finish();
+            return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
+        }
+        self.at.totals = self.meter.totals();
+        self.at.wall_seconds = self.wall_seconds();
+        self.at.peak_memory = self.at.peak_memory.max(hardware::peak_memory());
         let state = State {
             experiment: self.setup.experiment.to_toml(),
             fingerprint: self.fingerprint.clone(),
             limit_test: self.setup.limit_test,
             position: self.at.clone(),
             trainee,
+            device: self.setup.device_name.clone(),
+            revision: hardware::git_revision(),
             lengths: self.folder.lengths()?,
         };
         let state = serde_json::to_value(state).context("writing a checkpoint")?;
@@ -322,97 +368,73 @@ impl<'a> Run<'a> {
         self.last_checkpoint = Instant::now();
         // A checkpoint's time belongs to no iteration.
         self.iteration_began = Instant::now();
+        self.last_read = self.iteration_began;
         Ok(())
     }
 
-    /// Reads the test split, once, and writes the model and the summary.
-    pub fn finish(mut self) -> Result<Summary> {
-        let (setup, engine) = (self.setup, &self.parts.trainee.engine);
-        let network = &self.parts.trainee.network;
-        let last = evaluate::test(network, &setup.source, setup.limit_test, setup.workers)?;
-        let best = match self.at.best {
-            Some(best) if best.epoch + 1 == self.at.epoch => Some(last.accuracy()),
-            Some(_) => {
-                let snapshot = snapshot::read(&self.folder.path().join("best.safetensors"))?;
-                let device = setup.device.clone().inner();
-                // A new network: a clone would share the running statistics of BatchNorm.
-                let best = Network::new(&snapshot.header.architecture, 0, &device).map_err(anyhow::Error::msg)?;
-                let network = load_network(best, snapshot.weights, &device)?;
-                Some(evaluate::test(&network, &setup.source, setup.limit_test, setup.workers)?.accuracy())
+    /// Seconds since the run began, over all its processes.
+    pub fn wall_seconds(&self) -> f64 {
+        let (opened, before) = self.opened;
+        before + opened.elapsed().as_secs_f64()
+    }
+
+    /// Where the network of the best epoch is kept until the end.
+    pub(crate) fn best_path(&self, epoch: u64) -> PathBuf {
+        self.folder.checkpoints().join(format!("best-{epoch:05}.safetensors"))
+    }
+
+    /// Removes the networks of best epochs that no kept checkpoint refers to.
+    fn forget_older_bests(&self) {
+        let files = std::fs::read_dir(self.folder.checkpoints()).into_iter().flatten().flatten();
+        let mut bests: Vec<PathBuf> = (files.map(|file| file.path()))
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-")))
+            .collect();
+        bests.sort();
+        // Each kept checkpoint refers to one at most.
+        for old in bests.iter().rev().skip(self.setup.experiment.checkpoint.keep + 1) {
+            if let Err(error) = std::fs::remove_file(old) {
+                warn!("{} could not be removed: {error}", old.display());
             }
-            None => None,
-        };
-        self.write_snapshot("model.safetensors")?;
-        let info = setup.source.set().info();
-        let summary = Summary {
-            experiment: setup.asked.clone(),
-            run: setup.experiment.name.clone(),
-            data: info.name.to_string(),
-            data_fingerprint: self.fingerprint.clone(),
-            data_warnings: setup.source.warnings(),
-            protocol: PROTOCOL.to_string(),
-            seed: setup.experiment.seed,
-            device: setup.device_name.clone(),
-            epochs: self.at.epoch,
-            iterations: self.at.iteration,
-            final_valid_accuracy: self.at.valid_accuracy.unwrap_or(f64::NAN),
-            final_test_accuracy: last.accuracy(),
-            final_test_loss: last.mean_loss(),
-            test_records: last.records,
-            best_epoch: self.at.best.map(|best| best.epoch),
-            best_valid_accuracy: self.at.best.map(|best| best.accuracy),
-            best_test_accuracy: best,
-            target_sparsity: engine.scheduler().target(),
-            sparsity: engine.sparsity(),
-            nonzero: engine.kept(),
-            prunable: engine.total(),
-            parameters: self.parts.parameters,
-            macs: engine.macs(),
-            dense_macs: self.parts.dense_macs,
-            wall_seconds: self.at.wall_seconds,
-            images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
-            peak_memory_bytes: hardware::peak_memory(),
-            resumes: self.at.resumes,
-            git_revision: hardware::git_revision(),
-            hardware: Hardware::detect(&setup.device_name),
-        };
-        self.folder.write_summary(&summary)?;
-        self.dashboard.finish();
-        Ok(summary)
-    }
-
-    fn write_snapshot(&self, name: &str) -> Result<()> {
-        let info = self.setup.source.set().info();
-        let header = SnapshotHeader {
-            format: 1,
-            architecture: self.setup.experiment.architecture(),
-            data: info.name.to_string(),
-            mean: info.mean.to_vec(),
-            std: info.std.to_vec(),
-            scheduler: self.parts.trainee.engine.scheduler().about().name.to_string(),
-            sparsity: self.parts.trainee.engine.sparsity(),
-        };
-        let trainee = &self.parts.trainee;
-        snapshot::write(&self.folder.path().join(name), &trainee.weights(), &trainee.stored_masks(), &header)
-    }
-
-    fn write_config(&self) -> Result<()> {
-        #[derive(Serialize)]
-        struct Environment {
-            git_revision: Option<String>,
-            data_fingerprint: String,
-            burn: &'static str,
-            hardware: Hardware,
         }
-        let environment = Environment {
-            git_revision: hardware::git_revision(),
-            data_fingerprint: self.fingerprint.clone(),
-            burn: hardware::burn_version(),
-            hardware: Hardware::detect(&self.setup.device_name),
-        };
-        let environment = std::collections::BTreeMap::from([("environment", environment)]);
-        let text = format!("{}\n{}", self.setup.experiment.to_toml(), toml::to_string(&environment)?);
-        self.folder.write_config(&text)
+    }
+}
+
+impl State {
+    /// Refuses to go on with a run under other settings or on other data.
+    fn check(&self, setup: &Setup, fingerprint: &str) -> Result<()> {
+        let folder = setup.folder.display();
+        ensure!(
+            self.experiment == setup.experiment.to_toml(),
+            "{folder} was started with other settings: resume it with those, or start anew with --out"
+        );
+        ensure!(
+            self.fingerprint == fingerprint,
+            "the data set {} is not the one that {folder} was started with (fingerprint {fingerprint}, then {}): restore it, or start anew with --out",
+            setup.source.set(),
+            self.fingerprint
+        );
+        let limit =
+            |limit: Option<usize>| limit.map_or("no --limit-test".to_string(), |limit| format!("--limit-test {limit}"));
+        ensure!(
+            self.limit_test == setup.limit_test,
+            "{folder} was started with {}: resume it so, that its figures stay comparable",
+            limit(self.limit_test)
+        );
+        Ok(())
+    }
+
+    /// Says what may change the last digits of a resumed run.
+    fn differences(&self, setup: &Setup) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.device != setup.device_name {
+            found.push(format!("the run was on {} before and goes on on {}", self.device, setup.device_name));
+        }
+        if self.revision != hardware::git_revision() {
+            let name = |revision: &Option<String>| revision.clone().unwrap_or("an unknown one".into());
+            let (before, now) = (name(&self.revision), name(&hardware::git_revision()));
+            found.push(format!("the run was made by revision {before} before and goes on with {now}"));
+        }
+        found
     }
 }
 

@@ -61,8 +61,8 @@ pub struct Parts {
     pub horizon: Horizon,
     /// Learnable parameters of the dense network.
     pub parameters: u64,
-    /// Multiply-accumulates of the dense network for one image.
-    pub dense_macs: u64,
+    /// Weights of all convolution and linear layers, those excluded from pruning included.
+    pub weights: u64,
 }
 
 impl Setup {
@@ -77,7 +77,12 @@ impl Setup {
         let images = self.source.train().context("reading the training split")?;
         let (mut train, mut valid) = images.split_validation(info.validation);
         if let Some(records) = experiment.train_records {
-            ensure!(records <= train.len(), "train_records = {records}, but {} has {} training records besides its validation split: lower it", info.name, train.len());
+            ensure!(
+                records <= train.len(),
+                "train_records = {records}, but {} has {} training records besides its validation split: lower it",
+                info.name,
+                train.len()
+            );
             train.truncate(records);
         }
         if let Some(limit) = self.limit_test {
@@ -94,42 +99,61 @@ impl Setup {
         );
         let valid = evaluate::loader(valid, info.mean, info.std, self.workers);
 
-        let horizon = Horizon { iterations_per_epoch: train.batches() as u64, epochs: experiment.epochs };
-        let architecture = experiment.architecture();
-        let graph = architecture.graph().map_err(anyhow::Error::msg)?;
-        let engine = experiment.engine(train.records()).map_err(anyhow::Error::msg)?;
-
-        let device = self.device.clone().autodiff();
-        let network = Network::new(&architecture, experiment.seed, &device).map_err(anyhow::Error::msg)?;
-        let matrices: BTreeSet<String> = graph.layers.iter().map(|layer| layer.name.clone()).collect();
-        let mut decayed = BTreeSet::new();
-        crate::parameters::visit(&network, |info, _| {
-            if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
-                decayed.insert(info.name.clone());
-            }
-        });
-        let options = StepOptions {
-            label_smoothing: experiment.optimizer.label_smoothing,
-            clip_norm: experiment.optimizer.clip_norm,
-            accumulate: experiment.optimizer.accumulate,
-            decayed,
-        };
-        let optimizer = Optimizer::new(experiment.rule(), experiment.optimizer.weight_decay);
+        let graph = experiment.architecture().graph().map_err(anyhow::Error::msg)?;
+        let horizon = experiment.horizon(train.records());
+        let trainee = trainee(experiment, train.records(), &self.device)?;
         Ok(Parts {
             train,
             valid,
-            trainee: Trainee::new(network, engine, optimizer, options, device),
+            trainee,
             lr: experiment.learning_rate(horizon),
             horizon,
             parameters: graph.parameters,
-            dense_macs: graph.macs(),
+            weights: graph.weights() as u64,
         })
     }
+}
+
+/// Builds the network of an experiment that trains on `train_records` records, its engine and its optimizer.
+///
+/// # Errors
+///
+/// Says what in the experiment is wrong.
+pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -> Result<Trainee> {
+    let engine = experiment.engine(train_records).map_err(anyhow::Error::msg)?;
+    let architecture = experiment.architecture();
+    let device = device.clone().autodiff();
+    let network = Network::new(&architecture, experiment.seed, &device).map_err(anyhow::Error::msg)?;
+    let layers = architecture.graph().map_err(anyhow::Error::msg)?.layers;
+    let matrices: BTreeSet<String> = layers.into_iter().map(|layer| layer.name).collect();
+    let mut decayed = BTreeSet::new();
+    crate::parameters::visit(&network, |info, _| {
+        if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
+            decayed.insert(info.name.clone());
+        }
+    });
+    let settings = &experiment.optimizer;
+    let options = StepOptions {
+        label_smoothing: settings.label_smoothing,
+        clip_norm: settings.clip_norm,
+        accumulate: settings.accumulate,
+        decayed,
+    };
+    let optimizer = Optimizer::new(experiment.rule(), settings.weight_decay);
+    Ok(Trainee::new(network, engine, optimizer, options, device))
 }
 
 impl Parts {
     /// The clock of an iteration, counted from 1.
     pub fn clock(&self, iteration: u64) -> Clock {
         Clock { iteration, horizon: self.horizon, lr: self.lr.at(iteration.saturating_sub(1)) }
+    }
+
+    /// The iteration of the last event that removes weights; 0 if the first masks are all there is.
+    pub fn last_pruning(&self) -> u64 {
+        let prunes = |iteration: &u64| {
+            self.trainee.engine.due(&self.clock(*iteration)).is_some_and(|event| event.sparsity.is_some())
+        };
+        (1..=self.horizon.total()).rev().find(prunes).unwrap_or(0)
     }
 }

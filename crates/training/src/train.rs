@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::diagnose::NonFinite;
 use crate::records::Summary;
-use crate::run::Run;
+use crate::run::{Opening, Run};
 pub use crate::setup::Setup;
 
 /// How a run ended.
@@ -31,23 +31,36 @@ pub enum Outcome {
 /// A loss that is not finite is an error that names layer and iteration; the last good checkpoint is kept. Other
 /// errors say what could not be read, built or written.
 pub fn train(setup: Setup) -> Result<Outcome> {
-    let read_every = if setup.cheap_reads { 1 } else { setup.experiment.log_every };
-    match run(&setup, setup.resume, read_every) {
-        // Between two reads the loss may have been lost at any iteration: replay from the checkpoint, reading each.
-        Err(error) if read_every > 1 && error.is::<NonFinite>() => run(&setup, true, 1),
-        ended => ended,
+    let mut opening = if setup.resume { Opening::Resume } else { Opening::Fresh };
+    let mut careful_until = if setup.cheap_reads { u64::MAX } else { 0 };
+    loop {
+        match run(&setup, opening, careful_until) {
+            // Between two reads the loss may have been lost at any iteration: replay them, reading each.
+            Err(error) if lost_at(&error).is_some_and(|iteration| iteration > careful_until) => {
+                opening = Opening::Replay;
+                careful_until = lost_at(&error).unwrap_or(u64::MAX);
+            }
+            ended => return ended,
+        }
     }
 }
 
-fn run(setup: &Setup, resume: bool, read_every: u64) -> Result<Outcome> {
-    let mut run = Run::open(setup, resume)?;
+fn lost_at(error: &anyhow::Error) -> Option<u64> {
+    error.downcast_ref::<NonFinite>().map(|lost| lost.iteration)
+}
+
+/// Trains with the loss read at every iteration up to `careful_until`, later as often as the experiment says.
+fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
+    let mut run = Run::open(setup, opening)?;
+    let read_every = setup.experiment.log_every;
     while !run.is_done() {
         for batch in run.remaining_batches() {
             let clock = run.clock();
             let event = run.trainee().engine.due(&clock);
 
             let gradients = run.forward_backward(&batch);
-            if event.is_some() || run.is_last_of_epoch() || clock.iteration.is_multiple_of(read_every) {
+            let careful = event.is_some() || run.is_last_of_epoch() || clock.iteration <= careful_until;
+            if careful || clock.iteration.is_multiple_of(read_every) {
                 run.read_loss(&gradients)?;
             }
             let dense = event.as_ref().filter(|event| event.dense_gradients).map(|_| gradients.clone());

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
 use bonsai_models::Network;
-use bonsai_pruning::clock::Clock;
 use bonsai_pruning::EngineState;
+use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::graph::LayerSpec;
 use bonsai_pruning::mask::Mask;
@@ -187,7 +187,12 @@ impl Trainee {
             let values = parameters::to_host(values);
             tensors.insert(name, HostTensor { shape: vec![values.len()], values: Values::F32(values) });
         }
-        (tensors, TraineeState { optimizer_steps, engine: self.engine.save() })
+        // Masks travel as bytes; in the state's JSON they would take several times their size.
+        let mut engine = self.engine.save();
+        for (name, bytes) in std::mem::take(&mut engine.masks) {
+            tensors.insert(format!("mask/{name}"), HostTensor::bytes(bytes));
+        }
+        (tensors, TraineeState { optimizer_steps, engine })
     }
 
     /// Restores what [`save`](Self::save) returned.
@@ -195,19 +200,29 @@ impl Trainee {
     /// # Errors
     ///
     /// Names the first tensor that is missing or has another shape than the network's.
-    pub fn restore(&mut self, mut tensors: Tensors, state: TraineeState) -> Result<()> {
-        let moments = (tensors.keys().filter(|key| key.starts_with("first/") || key.starts_with("second/")))
-            .cloned()
-            .collect::<Vec<_>>();
+    pub fn restore(&mut self, tensors: Tensors, mut state: TraineeState) -> Result<()> {
         let device = self.device.clone().inner();
-        let mut restored = BTreeMap::new();
-        for key in moments {
-            let tensor = tensors.remove(&key).expect("the key was just listed");
-            let Values::F32(values) = tensor.values else { bail!("the checkpoint's tensor {key} is not f32") };
-            restored.insert(key, parameters::to_device(values, &device));
+        let mut sizes = BTreeMap::new();
+        parameters::visit(&self.network, |info, values| {
+            sizes.insert(info.name.clone(), values.dims()[0]);
+        });
+        let (mut weights, mut moments) = (Tensors::new(), BTreeMap::new());
+        for (key, tensor) in tensors {
+            if let Some(layer) = key.strip_prefix("mask/") {
+                state.engine.masks.insert(layer.to_string(), tensor.as_bytes()?.to_vec());
+            } else if let Some(name) = key.strip_prefix("first/").or_else(|| key.strip_prefix("second/")) {
+                let values = tensor.as_f32()?.to_vec();
+                ensure!(
+                    sizes.get(name) == Some(&values.len()),
+                    "the moments {key} do not belong to a parameter of the network"
+                );
+                moments.insert(key, parameters::to_device(values, &device));
+            } else {
+                weights.insert(key, tensor);
+            }
         }
-        self.network = load_network(self.network.clone(), tensors, &device)?;
-        self.optimizer.restore(state.optimizer_steps, restored);
+        self.network = load_network(self.network.clone(), weights, &device)?;
+        self.optimizer.restore(state.optimizer_steps, moments);
         self.engine.load(state.engine).map_err(anyhow::Error::msg).context("restoring the scheduler")?;
         self.place_masks();
         Ok(())

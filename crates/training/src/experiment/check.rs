@@ -61,7 +61,8 @@ impl Experiment {
         number("optimizer.weight_decay", settings.weight_decay, 0.0, 1.0)?;
         share("optimizer.betas", settings.betas[0])?;
         share("optimizer.betas", settings.betas[1])?;
-        positive("optimizer.epsilon", settings.epsilon, 1.0)?;
+        // Below this it is 0 in f32, and a weight without a gradient would become 0 / 0.
+        number("optimizer.epsilon", settings.epsilon, 1e-30, 1.0)?;
         if let Some(norm) = settings.clip_norm {
             positive("optimizer.clip_norm", norm, 1e9)?;
         }

@@ -19,7 +19,7 @@ fn stored_weights_and_gradients_give_the_same_masks_and_weights_on_cpu_and_wgpu(
     let gradients: Vec<_> = gradients.into_iter().map(|(name, values)| (name, parameters::to_host(values))).collect();
     let (tensors, _) = source.save();
 
-    for scheduler in schedulers() {
+    for scheduler in &schedulers() {
         let [cpu, gpu] = [&Device::flex(), &wgpu].map(|device| {
             let mut trainee = trainee(scheduler, HORIZON, device);
             trainee.begin();

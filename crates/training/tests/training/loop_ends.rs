@@ -85,7 +85,8 @@ fn a_run_leaves_its_records_and_a_model_that_evaluates_to_the_same_accuracy() {
 
     let model = folder.join("model.safetensors");
     let evaluation =
-        bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1).unwrap();
+        bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1)
+            .unwrap();
     assert_eq!(evaluation.accuracy, summary.final_test_accuracy);
     let snapshot = snapshot::read(&model).unwrap();
     let kept: usize = snapshot.masks.values().map(|mask| mask.kept()).sum();
@@ -152,11 +153,13 @@ fn a_run_is_not_overwritten_and_not_resumed_with_other_settings() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_names_layer_and_iteration_and_keeps_the_last_checkpoint() {
-    for cheap_reads in [true, false] {
+fn a_loss_that_is_not_finite_names_layer_and_iteration_and_keeps_a_good_checkpoint() {
+    // Read at every iteration, or rarely as on a GPU; checkpoints at epochs, or after every iteration.
+    for (cheap_reads, minutes) in [(true, "10.0"), (false, "10.0"), (true, "0.0"), (false, "0.0")] {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("run");
-        let setup = Setup { cheap_reads, ..setup(&folder, &["optimizer.lr=1000"]) };
+        let minutes = format!("checkpoint.minutes={minutes}");
+        let setup = Setup { cheap_reads, ..setup(&folder, &["optimizer.lr=1000", &minutes]) };
         let error = format!("{:#}", train(setup).unwrap_err());
         assert!(error.contains("loss of iteration"), "{error}");
         assert!(error.contains("weight") || error.contains("bias"), "no layer is named: {error}");
@@ -164,5 +167,51 @@ fn a_loss_that_is_not_finite_names_layer_and_iteration_and_keeps_the_last_checkp
         assert!(iteration <= 12, "found late: {error}");
         let checkpoint = bonsai_training::checkpoint::load_newest(&folder.join("checkpoint")).unwrap().unwrap();
         assert!(checkpoint.iteration < iteration);
+        for tensor in checkpoint.tensors.values() {
+            assert!(tensor.as_f32().map_or(true, |values| values.iter().all(|value| value.is_finite())));
+        }
     }
+}
+
+#[test]
+fn a_run_on_wgpu_reads_rarely_and_finishes_at_its_sparsity() {
+    let Some(wgpu) = crate::wgpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let first =
+        Setup { device: wgpu.clone(), cheap_reads: false, ..setup(&folder, &["epochs=1", "scheduler.end_epoch=1"]) };
+    let again = Setup { resume: true, stop: Arc::new(AtomicBool::new(false)), ..first.clone() };
+    first.stop.store(true, Ordering::Relaxed);
+    assert!(matches!(train(first).unwrap(), Outcome::Interrupted { iteration: 1 }));
+    let summary = finished(train(again).unwrap());
+    assert_eq!(summary.nonzero, (summary.prunable as f64 * 0.1).round() as u64);
+}
+
+#[test]
+fn a_finished_run_keeps_its_summary_and_records_without_a_checkpoint_are_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    finished(train(setup(&folder, &[])).unwrap());
+    let (summary, metrics) = (read(&folder, "summary.toml"), read(&folder, "metrics.csv"));
+
+    finished(train(Setup { resume: true, ..setup(&folder, &[]) }).unwrap());
+    assert!(read(&folder, "summary.toml") == summary);
+
+    std::fs::remove_dir_all(folder.join("checkpoint")).unwrap();
+    let error = train(Setup { resume: true, ..setup(&folder, &[]) }).unwrap_err().to_string();
+    assert!(error.contains("no checkpoint to go on from"), "{error}");
+    assert!(read(&folder, "metrics.csv") == metrics);
+}
+
+#[test]
+fn weight_decay_reaches_all_parameters_or_the_weights_of_layers_alone() {
+    let decayed = |decay: &str| {
+        let setup = setup(Path::new("unused"), &["optimizer.weight_decay=0.5", decay]);
+        let mut trainee = setup.build().unwrap().trainee;
+        trainee.options_mut().decayed.clone()
+    };
+    let weights = ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"];
+    let biases = ["conv1.bias", "conv2.bias", "fc1.bias", "fc2.bias"];
+    assert!(decayed("optimizer.decay='weights'").iter().eq(weights));
+    assert_eq!(decayed("optimizer.decay='all'"), weights.iter().chain(&biases).map(|name| name.to_string()).collect());
 }

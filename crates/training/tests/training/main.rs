@@ -15,8 +15,12 @@ use bonsai_training::trainee::{StepOptions, Trainee};
 use burn::tensor::{Device, DeviceType};
 use rand_chacha::rand_core::Rng;
 
-/// A LeNet-5 under the scheduler of a TOML table, on a device.
+/// A LeNet-5 under the scheduler of a TOML table, on a device, trained by SGD.
 fn trainee(scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
+    trainee_by(Rule::Sgd { momentum: 0.9, nesterov: true }, scheduler, horizon, device)
+}
+
+fn trainee_by(rule: Rule, scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
     let architecture = Architecture::new("lenet5", 10, [1, 28, 28]);
     let table: toml::Table = scheduler.parse().unwrap();
     let (scheduler, common) = registry::build(&table, horizon).unwrap();
@@ -29,7 +33,6 @@ fn trainee(scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
         decayed.insert(info.name.clone());
     });
     let options = StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, decayed };
-    let rule = Rule::Sgd { momentum: 0.9, nesterov: true };
     Trainee::new(network, engine, Optimizer::new(rule, 5e-4), options, device)
 }
 
@@ -46,21 +49,28 @@ fn batch(records: usize, key: u64) -> Batch {
     Batch { images, labels, shape: [records, 1, 28, 28], records: (0..records as u32).collect() }
 }
 
-/// Every scheduler of the registry, on a run of two epochs of ten iterations.
-fn schedulers() -> Vec<&'static str> {
-    let all = vec![
-        "name = 'dense'",
-        "name = 'gmp'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3",
+/// Every scheduler of the registry as shipped in `experiments/`, and some variants, on two epochs of ten iterations.
+fn schedulers() -> Vec<String> {
+    let mut all: Vec<String> = [
         "name = 'gmp'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3\nscope = 'global'",
         "name = 'granet'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3",
-        "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1.5\nevery = 3",
+        "name = 'gmp'\nsparsity = 0.9\nend_epoch = 1.5\nevery = 3\nscope = 'lamp'",
         "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1.5\nevery = 3\ncompat = 'granet-cifar'",
-        "name = 'rigl'\nsparsity = 0.9\nevery = 3",
-        "name = 'set'\nsparsity = 0.9\nevery = 3",
-        "name = 'static'\nsparsity = 0.9",
-    ];
+        "name = 'static'\nsparsity = 0.9\nallocation = 'uniform'",
+    ]
+    .map(String::from)
+    .into();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
     for name in registry::names() {
-        assert!(all.iter().any(|toml| toml.contains(&format!("'{name}'"))), "{name} is not in this table");
+        let file = folder.join(format!("cifar10-resnet20-{name}.toml"));
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let mut table = text.parse::<toml::Table>().unwrap()["scheduler"].as_table().unwrap().clone();
+        for (key, value) in [("end_epoch", 1.5.into()), ("every", toml::Value::from(3))] {
+            if let Some(old) = table.get_mut(key) {
+                *old = value;
+            }
+        }
+        all.push(toml::to_string(&table).unwrap());
     }
     all
 }

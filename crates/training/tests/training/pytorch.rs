@@ -59,7 +59,10 @@ fn twenty_optimizer_steps_follow_pytorch() {
             let options = &case["options"];
             let option = |key: &str| options[key].as_f64().unwrap_or(0.0);
             let rule = if name == "adamw" {
-                Rule::AdamW { betas: (floats(&options["betas"])[0], floats(&options["betas"])[1]), epsilon: option("eps") }
+                Rule::AdamW {
+                    betas: (floats(&options["betas"])[0], floats(&options["betas"])[1]),
+                    epsilon: option("eps"),
+                }
             } else {
                 Rule::Sgd { momentum: option("momentum"), nesterov: options["nesterov"] == true }
             };

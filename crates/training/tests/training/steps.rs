@@ -2,14 +2,17 @@
 
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_training::meter::Meter;
+use bonsai_training::optimizer::Rule;
 use bonsai_training::parameters;
-use bonsai_training::tensors::Values;
 use bonsai_training::trainee::Trainee;
 use burn::tensor::Device;
 
-use crate::{batch, schedulers, trainee};
+use crate::{batch, schedulers, trainee, trainee_by};
 
 const HORIZON: Horizon = Horizon { iterations_per_epoch: 10, epochs: 2 };
+
+const RULES: [Rule; 2] =
+    [Rule::Sgd { momentum: 0.9, nesterov: true }, Rule::AdamW { betas: (0.9, 0.999), epsilon: 1e-8 }];
 
 /// Trains over a range of iterations (1-based, inclusive), calling `check` after each.
 fn train(trainee: &mut Trainee, iterations: std::ops::RangeInclusive<u64>, mut check: impl FnMut(&Trainee)) -> f64 {
@@ -33,8 +36,8 @@ fn train(trainee: &mut Trainee, iterations: std::ops::RangeInclusive<u64>, mut c
 
 #[test]
 fn masked_weights_and_their_moments_are_exactly_zero_after_every_step() {
-    for scheduler in schedulers() {
-        let mut trainee = trainee(scheduler, HORIZON, &Device::flex());
+    for (rule, scheduler) in schedulers().iter().flat_map(|scheduler| RULES.map(|rule| (rule, scheduler))) {
+        let mut trainee = trainee_by(rule, scheduler, HORIZON, &Device::flex());
         trainee.begin();
         train(&mut trainee, 1..=20, |trainee| {
             let weights = parameters::weights(&trainee.network, trainee.engine.layers());
@@ -42,10 +45,10 @@ fn masked_weights_and_their_moments_are_exactly_zero_after_every_step() {
             for ((layer, mask), weights) in trainee.engine.layers().iter().zip(trainee.engine.masks()).zip(&weights) {
                 let removed = |values: &[f32]| mask.iter().zip(values).all(|(kept, &value)| kept || value == 0.0);
                 assert!(removed(weights), "{scheduler}: a removed weight of {} is not zero", layer.name);
-                if let Some(moments) = tensors.get(&format!("first/{}", layer.name)) {
-                    let Values::F32(stored) = &moments.values else { panic!("moments are f32") };
-                    let rows = parameters::to_rows(layer, stored);
-                    assert!(removed(&rows), "{scheduler}: a removed weight of {} has momentum", layer.name);
+                for moment in ["first", "second"] {
+                    let Some(moments) = tensors.get(&format!("{moment}/{}", layer.name)) else { continue };
+                    let rows = parameters::to_rows(layer, moments.as_f32().unwrap());
+                    assert!(removed(&rows), "{scheduler}: a removed weight of {} has a {moment} moment", layer.name);
                 }
             }
         });
@@ -54,7 +57,7 @@ fn masked_weights_and_their_moments_are_exactly_zero_after_every_step() {
 
 #[test]
 fn every_scheduler_ends_at_its_sparsity_and_learns() {
-    for scheduler in schedulers() {
+    for scheduler in &schedulers() {
         let mut trainee = trainee(scheduler, HORIZON, &Device::flex());
         trainee.begin();
         let first = train(&mut trainee, 1..=5, |_| ());
@@ -70,14 +73,14 @@ fn every_scheduler_ends_at_its_sparsity_and_learns() {
 
 #[test]
 fn a_saved_and_restored_training_goes_on_bit_by_bit() {
-    for scheduler in schedulers() {
-        let mut straight = trainee(scheduler, HORIZON, &Device::flex());
+    for (rule, scheduler) in schedulers().iter().flat_map(|scheduler| RULES.map(|rule| (rule, scheduler))) {
+        let mut straight = trainee_by(rule.clone(), scheduler, HORIZON, &Device::flex());
         straight.begin();
         train(&mut straight, 1..=10, |_| ());
         let (tensors, state) = straight.save();
         train(&mut straight, 11..=20, |_| ());
 
-        let mut resumed = trainee(scheduler, HORIZON, &Device::flex());
+        let mut resumed = trainee_by(rule, scheduler, HORIZON, &Device::flex());
         let state = serde_json::to_string(&state).unwrap();
         resumed.restore(tensors, serde_json::from_str(&state).unwrap()).unwrap();
         train(&mut resumed, 11..=20, |_| ());

@@ -1,0 +1,133 @@
+//! What a run leaves: its resolved configuration, the network as a file, and the summary.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use bonsai_models::Network;
+use serde::Serialize;
+use tracing::warn;
+
+use crate::evaluate;
+use crate::hardware::{self, Hardware};
+use crate::records::{Summary, read_summary};
+use crate::run::Run;
+use crate::snapshot::{self, SnapshotHeader};
+use crate::trainee::load_network;
+
+/// What the summary says about how its figures came about.
+const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on the validation split among epochs at \
+                        the target sparsity; the test split is read once, after the last epoch, for the last network \
+                        and the best";
+
+impl Run<'_> {
+    /// Reads the test split, writes the model and the summary; a run that had finished before keeps its own.
+    ///
+    /// # Errors
+    ///
+    /// Says what cannot be read or written.
+    pub fn finish(mut self) -> Result<Summary> {
+        if self.folder.summary().exists() {
+            self.dashboard.finish();
+            return read_summary(&self.folder.summary());
+        }
+        let (setup, engine) = (self.setup, &self.parts.trainee.engine);
+        let info = setup.source.set().info();
+        let last = &self.parts.trainee.network;
+        let best = self.best_network();
+        let networks: Vec<&Network> = std::iter::once(last).chain(&best).collect();
+        let tested = evaluate::test(&networks, &setup.source, (info.mean, info.std), setup.limit_test, setup.workers)?;
+        let best_is_last = self.at.best.is_some_and(|best| best.epoch + 1 == self.at.epoch);
+        let best_tested = if best_is_last { tested.first() } else { tested.get(1) };
+        self.write_snapshot(&self.folder.model())?;
+        let total = self.parts.weights;
+        let summary = Summary {
+            experiment: setup.asked.clone(),
+            run: setup.experiment.name.clone(),
+            data: info.name.to_string(),
+            data_fingerprint: self.fingerprint.clone(),
+            data_warnings: setup.source.warnings(),
+            protocol: PROTOCOL.to_string(),
+            seed: setup.experiment.seed,
+            device: setup.device_name.clone(),
+            epochs: self.at.epoch,
+            iterations: self.at.iteration,
+            final_valid_accuracy: self.at.valid_accuracy.unwrap_or(f64::NAN),
+            final_test_accuracy: tested[0].accuracy(),
+            final_test_loss: tested[0].mean_loss(),
+            test_records: tested[0].records,
+            best_epoch: self.at.best.map(|best| best.epoch),
+            best_valid_accuracy: self.at.best.map(|best| best.accuracy),
+            best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
+            target_sparsity: engine.scheduler().target(),
+            sparsity: engine.sparsity(),
+            nonzero: engine.kept(),
+            prunable: engine.total(),
+            sparsity_of_all: (engine.total() - engine.kept()) as f64 / total as f64,
+            parameters: self.parts.parameters,
+            macs: engine.macs(),
+            dense_macs: engine.dense_macs(),
+            wall_seconds: self.wall_seconds(),
+            images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
+            peak_memory_bytes: self.at.peak_memory.max(hardware::peak_memory()),
+            resumes: self.at.resumes,
+            git_revision: hardware::git_revision(),
+            hardware: Hardware::detect(&setup.device_name),
+        };
+        self.folder.write_summary(&summary)?;
+        self.dashboard.finish();
+        Ok(summary)
+    }
+
+    /// The network of the best epoch, unless that is the last one; `None`, with a warning, if its file is gone.
+    fn best_network(&self) -> Option<Network> {
+        let best = self.at.best.filter(|best| best.epoch + 1 != self.at.epoch)?;
+        let path = self.best_path(best.epoch);
+        let load = || -> Result<Network> {
+            let snapshot = snapshot::read(&path)?;
+            let expected = self.setup.experiment.architecture();
+            ensure!(snapshot.header.architecture == expected, "{} holds another network", path.display());
+            let device = self.setup.device.clone().inner();
+            // A new network: a clone would share the running statistics of BatchNorm.
+            let network = Network::new(&expected, 0, &device).map_err(anyhow::Error::msg)?;
+            load_network(network, snapshot.weights, &device)
+        };
+        load().inspect_err(|error| warn!("the best epoch's test accuracy stays empty: {error:#}")).ok()
+    }
+
+    /// Writes the network as it is now, with its masks.
+    pub(crate) fn write_snapshot(&self, path: &Path) -> Result<()> {
+        let info = self.setup.source.set().info();
+        let trainee = &self.parts.trainee;
+        let header = SnapshotHeader {
+            format: snapshot::FORMAT,
+            architecture: self.setup.experiment.architecture(),
+            data: info.name.to_string(),
+            mean: info.mean.to_vec(),
+            std: info.std.to_vec(),
+            scheduler: trainee.engine.scheduler().about().name.to_string(),
+            sparsity: trainee.engine.sparsity(),
+        };
+        snapshot::write(path, &trainee.weights(), &trainee.stored_masks(), &header)
+    }
+
+    /// Writes the resolved experiment and what it runs on.
+    pub(crate) fn write_config(&self) -> Result<()> {
+        #[derive(Serialize)]
+        struct Environment {
+            git_revision: Option<String>,
+            data_fingerprint: String,
+            burn: &'static str,
+            hardware: Hardware,
+        }
+        let environment = Environment {
+            git_revision: hardware::git_revision(),
+            data_fingerprint: self.fingerprint.clone(),
+            burn: hardware::BURN_VERSION,
+            hardware: Hardware::detect(&self.setup.device_name),
+        };
+        let environment = BTreeMap::from([("environment", environment)]);
+        let text = format!("{}\n{}", self.setup.experiment.to_toml(), toml::to_string(&environment)?);
+        self.folder.write_config(&text)
+    }
+}
