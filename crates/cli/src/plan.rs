@@ -67,11 +67,12 @@ pub fn run(args: Args) -> Result<String> {
     let kept = plan.final_kept as f64 / plan.total as f64;
     let _ = write!(
         text,
-        "\n{}; {} of {} prunable weights stay: sparsity {:.4} %\nTraining takes {:.4} of the MACs of a dense one\n",
+        "\n{}; {} of {} prunable weights stay: sparsity {:.4} %\nTraining takes {}{:.4} of the MACs of a dense one\n",
         counted(plan.events.len() as u64, "event"),
         count(plan.final_kept),
         count(plan.total),
         100.0 * (1.0 - kept),
+        if plan.events.iter().any(|event| event.projected) { "~" } else { "" },
         plan.training_macs,
     );
     Ok(text)

@@ -15,7 +15,7 @@ use burn::tensor::activation::relu;
 
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
-use crate::layers::{Conv2d, Conv2dConfig, Linear, LinearConfig, max_pool};
+use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, max_pool};
 use crate::ledger::Ledger;
 
 /// The smallest side that leaves a pixel after both convolutions and pools.
@@ -43,10 +43,10 @@ impl LeNet5 {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = max_pool(self.conv1.forward(images));
-        let x = max_pool(self.conv2.forward(x));
-        let x = relu(self.fc1.forward(x.flatten::<2>(1, 3)));
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let x = max_pool(self.conv1.forward(Activation::new(images), sparsity));
+        let x = max_pool(self.conv2.forward(x, sparsity));
+        let x = relu(self.fc1.forward(x.into_nchw().flatten::<2>(1, 3)));
         self.fc2.forward(x)
     }
 }

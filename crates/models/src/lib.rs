@@ -29,5 +29,6 @@ mod network;
 mod zoo;
 
 pub use architecture::{Architecture, Shortcut, Stem};
+pub use layers::Sparsity;
 pub use network::Network;
 pub use zoo::names;

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::architecture::Architecture;
 use crate::init::Init;
+use crate::layers::Sparsity;
 use crate::lenet5::LeNet5;
 use crate::mlp::Mlp;
 use crate::resnet::ResNet;
@@ -55,12 +56,18 @@ impl Network {
 
     /// Returns the logits `[images, classes]` of `images`, which are `[images, channels, height, width]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        self.forward_sparse(images, &Sparsity::default())
+    }
+
+    /// Returns the logits as [`forward`](Self::forward) does, with kernels that leave out removed weights, which must be
+    /// zero.
+    pub fn forward_sparse(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         match self {
-            Network::ResNetCifar(network) => network.forward(images),
-            Network::ResNet(network) => network.forward(images),
-            Network::Vgg(network) => network.forward(images),
-            Network::Vit(network) => network.forward(images),
-            Network::LeNet5(network) => network.forward(images),
+            Network::ResNetCifar(network) => network.forward(images, sparsity),
+            Network::ResNet(network) => network.forward(images, sparsity),
+            Network::Vgg(network) => network.forward(images, sparsity),
+            Network::Vit(network) => network.forward(images, sparsity),
+            Network::LeNet5(network) => network.forward(images, sparsity),
             Network::Mlp(network) => network.forward(images),
         }
     }

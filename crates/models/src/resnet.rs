@@ -12,13 +12,14 @@
 use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 
 use crate::architecture::{Architecture, Stem};
 use crate::init::{Init, Scheme};
-use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, global_average};
+use crate::layers::{
+    Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average,
+};
 use crate::ledger::Ledger;
 
 const SCHEME: Scheme = Scheme::KaimingNormalFanIn;
@@ -70,13 +71,14 @@ impl ResNet {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut x = relu(self.bn1.forward(self.conv1.forward(images)));
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let mut x = self.bn1.forward(self.conv1.forward(Activation::new(images), sparsity), Then::Relu);
         if self.pools {
-            x = max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]));
+            let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+            x = x.through_nchw(|x| max_pool2d(x, options));
         }
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
-            x = block.forward(x);
+            x = block.forward(x, sparsity);
         }
         self.fc.forward(global_average(x))
     }
@@ -206,16 +208,17 @@ pub struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut y = relu(self.bn1.forward(self.conv1.forward(x.clone())));
-        y = self.bn2.forward(self.conv2.forward(y));
-        if let (Some(conv), Some(bn)) = (&self.conv3, &self.bn3) {
-            y = bn.forward(conv.forward(relu(y)));
-        }
+    fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
+        let y = self.bn1.forward(self.conv1.forward(x.clone(), sparsity), Then::Relu);
+        let y = self.conv2.forward(y, sparsity);
+        let (y, last) = match (&self.conv3, &self.bn3) {
+            (Some(conv), Some(bn)) => (conv.forward(self.bn2.forward(y, Then::Relu), sparsity), bn),
+            _ => (y, &self.bn2),
+        };
         let x = match &self.downsample {
-            Some((conv, bn)) => bn.forward(conv.forward(x)),
+            Some((conv, bn)) => bn.forward(conv.forward(x, sparsity), Then::Nothing),
             None => x,
         };
-        relu(y + x)
+        last.forward(y, Then::AddRelu(x))
     }
 }

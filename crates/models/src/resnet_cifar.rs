@@ -11,11 +11,12 @@
 use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 
 use crate::architecture::{Architecture, Shortcut};
 use crate::init::{Init, Scheme};
-use crate::layers::{BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, global_average, pad_shortcut};
+use crate::layers::{
+    Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average, pad_shortcut,
+};
 use crate::ledger::Ledger;
 
 const WIDTHS: [usize; 3] = [16, 32, 64];
@@ -45,9 +46,9 @@ impl ResNetCifar {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = relu(self.bn.forward(self.conv.forward(images)));
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let x = self.bn.forward(self.conv.forward(Activation::new(images), sparsity), Then::Relu);
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
         self.fc.forward(global_average(x))
     }
 }
@@ -144,15 +145,15 @@ pub struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = relu(self.bn1.forward(self.conv1.forward(x.clone())));
-        let y = self.bn2.forward(self.conv2.forward(y));
+    fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
+        let y = self.bn1.forward(self.conv1.forward(x.clone(), sparsity), Then::Relu);
+        let y = self.conv2.forward(y, sparsity);
         let x = match &self.shortcut {
-            Some(projection) => projection.bn.forward(projection.conv.forward(x)),
+            Some(projection) => projection.bn.forward(projection.conv.forward(x, sparsity), Then::Nothing),
             None if self.widens => pad_shortcut(x, y.dims()[1]),
             None => x,
         };
-        relu(y + x)
+        self.bn2.forward(y, Then::AddRelu(x))
     }
 }
 

@@ -15,7 +15,7 @@ use burn::tensor::Tensor;
 
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
-use crate::layers::{BatchNorm, Conv2dConfig, Linear, LinearConfig, Step, global_average};
+use crate::layers::{Activation, BatchNorm, Conv2dConfig, Linear, LinearConfig, Sparsity, Step, global_average};
 use crate::ledger::Ledger;
 
 /// The size of CIFAR, for which the network without its last pool was made.
@@ -56,8 +56,8 @@ impl Vgg {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = self.feature.iter().fold(images, |x, step| step.forward(x));
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let x = self.feature.iter().fold(Activation::new(images), |x, step| step.forward(x, sparsity));
         self.classifier.forward(global_average(x))
     }
 }

@@ -19,7 +19,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::architecture::Architecture;
 use crate::init::{Fans, Init, Scheme};
-use crate::layers::{Conv2d, Conv2dConfig, Linear, LinearConfig};
+use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity};
 use crate::ledger::Ledger;
 
 const SCHEME: Scheme = Scheme::TruncatedNormal(0.02);
@@ -67,8 +67,9 @@ impl Vit {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let patches = self.patch_embed.proj.forward(images).flatten::<3>(2, 3).swap_dims(1, 2);
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let patches = self.patch_embed.proj.forward(Activation::new(images), sparsity).into_nchw();
+        let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2);
         let class = self.cls_token.val().repeat_dim(0, patches.dims()[0]);
         let x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val();
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x));

@@ -61,7 +61,7 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
     // The first steps compile kernels and fill caches.
     for step in 0..steps + 2 {
         let began = synced(device)?;
-        let gradients = trainee.gradients(&batch, &mut meter);
+        let gradients = trainee.gradients(&batch, false, &mut meter);
         let middle = synced(device)?;
         if let Some((iteration, event)) = last
             && step < 3

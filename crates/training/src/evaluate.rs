@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::{Images, Loader, Source};
-use bonsai_models::Network;
+use bonsai_models::{Network, Sparsity};
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -17,14 +17,14 @@ use crate::trainee::{load_network, tensors};
 /// Records in one batch of an evaluation; small enough for a laptop, and part of no result.
 const BATCH: usize = 250;
 
-/// Returns the totals of `network` over all images of a loader, in evaluation mode.
-pub fn evaluate(network: &Network, loader: &Loader) -> Totals {
+/// Returns the totals of `network` over all images of a loader, in evaluation mode; `sparsity` only makes it faster.
+pub fn evaluate(network: &Network, sparsity: &Sparsity, loader: &Loader) -> Totals {
     let network = network.valid();
     let device = network.devices().into_iter().next().expect("a network has parameters").inner();
     let mut meter = Meter::default();
     for batch in loader.in_order() {
         let (images, labels) = tensors(&batch, 0..batch.labels.len(), &device);
-        let logits = network.forward(images);
+        let logits = network.forward_sparse(images, sparsity);
         meter.add(cross_entropy(logits.clone(), labels.clone(), 0.0), logits, labels);
     }
     meter.read();
@@ -55,7 +55,7 @@ pub fn test(
         images.truncate(limit);
     }
     let loader = loader(images, mean, std, workers);
-    Ok(networks.iter().map(|network| evaluate(network, &loader)).collect())
+    Ok(networks.iter().map(|network| evaluate(network, &Sparsity::default(), &loader)).collect())
 }
 
 /// How a stored network does on the test split.

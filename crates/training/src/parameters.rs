@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use bonsai_models::Network;
+use bonsai_models::{Network, Sparsity};
 use bonsai_pruning::graph::{Kind, LayerSpec};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use bonsai_pruning::mask::Mask;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -17,6 +18,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub struct Info {
     /// The path of the parameter in the network, for example `blocks.0.conv1.weight`.
     pub name: String,
+    /// What burn calls the parameter.
+    pub id: ParamId,
     /// The shape as stored.
     pub shape: Vec<usize>,
     /// Whether it is trained; false for running statistics, and for all parameters of a network without autodiff.
@@ -80,6 +83,22 @@ pub fn rows(tensors: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
     matrices
 }
 
+/// Tells a network's kernels which weights of its convolutions are kept; layers that keep all of theirs are left out.
+pub fn sparsity<'a>(network: &Network, masks: impl IntoIterator<Item = (&'a LayerSpec, &'a Mask)>) -> Sparsity {
+    let mut ids = BTreeMap::new();
+    visit(network, |info, _| {
+        ids.insert(info.name.clone(), info.id);
+    });
+    let mut sparsity = Sparsity::default();
+    for (layer, mask) in masks {
+        // Convolutions are stored as the rows of units that masks are made of.
+        if let (Kind::Conv, [out, inp, height, width], true) = (layer.kind, &layer.shape[..], mask.kept() < mask.len()) {
+            sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect());
+        }
+    }
+    sparsity
+}
+
 /// Reads a flat tensor to the host.
 pub fn to_host(values: Tensor<1>) -> Vec<f32> {
     values.into_data().try_to_vec().expect("parameters are f32")
@@ -128,8 +147,12 @@ impl Path {
         }
     }
 
-    fn info(&self, shape: &[usize], trainable: bool) -> Info {
-        Info { name: self.0.join("."), shape: shape.to_vec(), trainable }
+    fn name(&self) -> String {
+        self.0.join(".")
+    }
+
+    fn info(&self, id: ParamId, shape: &[usize], trainable: bool) -> Info {
+        Info { name: self.name(), id, shape: shape.to_vec(), trainable }
     }
 }
 
@@ -149,7 +172,7 @@ impl<F: FnMut(&Info, Tensor<1>)> ModuleVisitor for Reader<F> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let values = param.val();
-        let info = self.path.info(&values.dims(), values.is_require_grad());
+        let info = self.path.info(param.id, &values.dims(), values.is_require_grad());
         let values = values.inner();
         (self.see)(&info, flat(values));
     }
@@ -173,7 +196,7 @@ impl<F: FnMut(&Info, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Writer<F>
         let (id, old, mapper) = param.consume();
         let shape = old.dims();
         let trains = old.is_require_grad();
-        let info = self.path.info(&shape, trains);
+        let info = self.path.info(id, &shape, trains);
         let autodiff = old.device().is_autodiff();
         let new = match (self.change)(&info, flat(old.clone().inner())) {
             None => old,
@@ -204,7 +227,7 @@ impl ModuleVisitor for Taker<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.taken.insert(self.path.info(&gradient.dims(), true).name, flat(gradient));
+            self.taken.insert(self.path.name(), flat(gradient));
         }
     }
 }

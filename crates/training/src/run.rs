@@ -187,9 +187,9 @@ impl<'a> Run<'a> {
         self.at.batch + 1 == self.parts.train.batches()
     }
 
-    /// Runs the network forward and backward.
-    pub fn forward_backward(&mut self, batch: &Batch) -> Gradients {
-        self.parts.trainee.gradients(batch, &mut self.meter)
+    /// Runs the network forward and backward; `dense` asks for the gradients of removed weights too.
+    pub fn forward_backward(&mut self, batch: &Batch, dense: bool) -> Gradients {
+        self.parts.trainee.gradients(batch, dense, &mut self.meter)
     }
 
     /// Reads loss and accuracy to the host and shows them.
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
     /// Validates, writes the epoch's rows and a checkpoint, and moves on to the next epoch.
     pub fn end_epoch(&mut self) -> Result<()> {
         let began = Instant::now();
-        let valid = evaluate::evaluate(&self.parts.trainee.network, &self.parts.valid);
+        let valid = evaluate::evaluate(&self.parts.trainee.network, self.parts.trainee.sparsity(), &self.parts.valid);
         if !valid.loss.is_finite() {
             self.dashboard.finish();
             return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());

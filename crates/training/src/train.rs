@@ -58,12 +58,13 @@ fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
             let clock = run.clock();
             let event = run.trainee().engine.due(&clock);
 
-            let gradients = run.forward_backward(&batch);
+            let dense = event.as_ref().is_some_and(|event| event.dense_gradients);
+            let gradients = run.forward_backward(&batch, dense);
             let careful = event.is_some() || run.is_last_of_epoch() || clock.iteration <= careful_until;
             if careful || clock.iteration.is_multiple_of(read_every) {
                 run.read_loss(&gradients)?;
             }
-            let dense = event.as_ref().filter(|event| event.dense_gradients).map(|_| gradients.clone());
+            let dense = dense.then(|| gradients.clone());
             if !event.as_ref().is_some_and(|event| event.skips_step) {
                 run.trainee().step(gradients, clock.lr);
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
-use bonsai_models::Network;
+use bonsai_models::{Network, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
@@ -44,6 +44,8 @@ pub struct Trainee {
     device: Device,
     /// The mask of every pruned parameter, in the order in which it is stored; absent where nothing is removed.
     masks: BTreeMap<String, Tensor<1>>,
+    /// The same for kernels that leave removed weights out.
+    sparsity: Sparsity,
 }
 
 /// What a checkpoint holds of a trainee besides tensors.
@@ -56,7 +58,7 @@ pub struct TraineeState {
 impl Trainee {
     /// Puts the parts together; `device` has autodiff.
     pub fn new(network: Network, engine: Engine, optimizer: Optimizer, options: StepOptions, device: Device) -> Self {
-        Self { network, engine, optimizer, options, device, masks: BTreeMap::new() }
+        Self { network, engine, optimizer, options, device, masks: BTreeMap::new(), sparsity: Sparsity::default() }
     }
 
     /// How steps are taken.
@@ -83,15 +85,23 @@ impl Trainee {
         change
     }
 
-    /// Runs the network forward and backward and returns the dense gradients; loss and accuracy go to the meter.
-    pub fn gradients(&self, batch: &Batch, meter: &mut Meter) -> Gradients {
+    /// The kept weights, as the network's kernels take them.
+    pub fn sparsity(&self) -> &Sparsity {
+        &self.sparsity
+    }
+
+    /// Runs the network forward and backward and returns the gradients; loss and accuracy go to the meter.
+    ///
+    /// The gradients of removed weights are true only if `dense`; else they may be zero, which is faster.
+    pub fn gradients(&self, batch: &Batch, dense: bool, meter: &mut Meter) -> Gradients {
+        let sparsity = if dense { &self.sparsity.with_all_gradients() } else { &self.sparsity };
         let records = batch.labels.len();
         let piece = records.div_ceil(self.options.accumulate.max(1));
         let mut sum = Gradients::new();
         for start in (0..records).step_by(piece) {
             let end = records.min(start + piece);
             let (images, labels) = tensors(batch, start..end, &self.device);
-            let logits = self.network.forward(images);
+            let logits = self.network.forward_sparse(images, sparsity);
             let loss = cross_entropy(logits.clone(), labels.clone(), self.options.label_smoothing);
             meter.add(loss.clone().inner(), logits.inner(), labels.inner());
             let share = (end - start) as f64 / records as f64;
@@ -162,6 +172,7 @@ impl Trainee {
             .filter(|(_, mask)| mask.kept() < mask.len())
             .map(|(layer, mask)| (layer.name.clone(), mask_tensor(layer, mask, &device)))
             .collect();
+        self.sparsity = parameters::sparsity(&self.network, self.engine.layers().iter().zip(self.engine.masks()));
     }
 
     /// The masks by layer name, in the order in which the weights are stored.

@@ -2,9 +2,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 
+use super::{Activation, Sparsity};
 use crate::init::{Fans, Init, Scheme};
 
 /// The shape of a [`Conv2d`].
@@ -77,10 +76,9 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Convolves `x`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), options)
+    /// Convolves `x`, leaving out the weights that are not kept.
+    pub fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
+        sparsity.convolve(x, &self.weight, self.bias.as_ref().map(Param::val), self.stride, self.padding)
     }
 }
 
@@ -103,7 +101,8 @@ mod tests {
         ] {
             let [height, width] = conv.output([side, side + 4]);
             let layer = conv.init(&Init::new(0, &device), Scheme::Uniform);
-            let y = layer.forward(Tensor::ones([1, 2, side, side + 4], &device));
+            let x = Activation::new(Tensor::ones([1, 2, side, side + 4], &device));
+            let y = layer.forward(x, &Sparsity::default());
             assert_eq!(y.dims(), [1, 3, height, width]);
         }
     }

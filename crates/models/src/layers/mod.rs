@@ -2,18 +2,17 @@
 //!
 //! They are ours rather than burn's so that masks and sparse kernels have one place to hang on, and so that batch
 //! normalisation counts as PyTorch does. Weights keep burn's layout: convolution `[out, in, kernel, kernel]`, linear
-//! `[in, out]`.
+//! `[in, out]`. Maps travel as an [`Activation`], which knows its layout; no model indexes axes.
 
 mod batch_norm;
 mod conv;
 mod linear;
-mod pad_shortcut;
-mod pool;
 mod sequential;
+mod sparsity;
 
 pub use batch_norm::BatchNorm;
+pub use bonsai_kernels::{Activation, Then, global_average, max_pool, pad_shortcut};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use linear::{Linear, LinearConfig};
-pub use pad_shortcut::pad_shortcut;
-pub use pool::{global_average, max_pool};
 pub use sequential::Step;
+pub use sparsity::Sparsity;

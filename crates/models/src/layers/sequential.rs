@@ -1,19 +1,18 @@
 //! A step of a plain stack of layers, as in PyTorch's `Sequential`: activations and pools are counted too.
 
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
-use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
-use super::{BatchNorm, Conv2d, max_pool};
+use super::{Activation, BatchNorm, Conv2d, Sparsity, Then, max_pool};
 
 /// One step of a stack; a `Vec` of them gives parameters the paths `0.weight`, `1.gamma`, `3.weight`, ….
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A convolution.
     Conv(Conv2d),
-    /// A batch normalisation.
+    /// A batch normalisation and the rectifier behind it.
     Norm(BatchNorm),
-    /// A rectifier.
+    /// The place of that rectifier, which counts as a step but has nothing left to do.
     Relu,
     /// A 2×2 max-pool.
     Pool,
@@ -21,11 +20,11 @@ pub enum Step {
 
 impl Step {
     /// Applies the step.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
         match self {
-            Step::Conv(conv) => conv.forward(x),
-            Step::Norm(norm) => norm.forward(x),
-            Step::Relu => relu(x),
+            Step::Conv(conv) => conv.forward(x, sparsity),
+            Step::Norm(norm) => norm.forward(x, Then::Relu),
+            Step::Relu => x,
             Step::Pool => max_pool(x),
         }
     }

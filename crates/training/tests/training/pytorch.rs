@@ -249,7 +249,7 @@ fn ten_steps_of_resnet20_follow_pytorch() {
                 records: (0..8).collect(),
             };
             let mut meter = Meter::default();
-            let gradients = trainee.gradients(&batch, &mut meter);
+            let gradients = trainee.gradients(&batch, false, &mut meter);
             let ours = meter.read().mean_loss();
             assert_close(ours / theirs, 1.0, 1e-5, &format!("{case}, step {step}: relative loss"));
             trainee.step(gradients, lr);

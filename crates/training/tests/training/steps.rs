@@ -20,8 +20,9 @@ fn train(trainee: &mut Trainee, iterations: std::ops::RangeInclusive<u64>, mut c
     for iteration in iterations {
         let clock = Clock { iteration, horizon: HORIZON, lr: 0.02 };
         let event = trainee.engine.due(&clock);
-        let gradients = trainee.gradients(&batch(20, iteration), &mut meter);
-        let dense = event.as_ref().filter(|event| event.dense_gradients).map(|_| gradients.clone());
+        let dense = event.as_ref().is_some_and(|event| event.dense_gradients);
+        let gradients = trainee.gradients(&batch(20, iteration), dense, &mut meter);
+        let dense = dense.then(|| gradients.clone());
         if !event.as_ref().is_some_and(|event| event.skips_step) {
             trainee.step(gradients, clock.lr);
         }
@@ -92,11 +93,11 @@ fn a_saved_and_restored_training_goes_on_bit_by_bit() {
 #[test]
 fn gradients_of_pieces_average_to_those_of_the_batch() {
     let whole = trainee("name = 'dense'", HORIZON, &Device::flex());
-    let gradients = whole.gradients(&batch(20, 1), &mut Meter::default());
+    let gradients = whole.gradients(&batch(20, 1), true, &mut Meter::default());
     let mut pieces = trainee("name = 'dense'", HORIZON, &Device::flex());
     pieces.options_mut().accumulate = 3;
     let mut meter = Meter::default();
-    let summed = pieces.gradients(&batch(20, 1), &mut meter);
+    let summed = pieces.gradients(&batch(20, 1), true, &mut meter);
     assert_eq!(meter.read().records, 20);
     for (name, gradient) in gradients {
         let (one, other) = (parameters::to_host(gradient), parameters::to_host(summed[&name].clone()));

@@ -1,0 +1,216 @@
+//! The loops of batch normalisation over one channel of a block; the compiler vectorises them.
+
+use super::Gate;
+use crate::maps::{LANES, Maps};
+use crate::simd::{Kernel, Lanes};
+
+/// What normalisation does to a channel.
+#[derive(Clone, Copy)]
+pub(super) struct Channel {
+    pub mean: f32,
+    pub scale: f32,
+    pub shift: f32,
+}
+
+impl Channel {
+    #[inline(always)]
+    fn normalise(self, x: f32) -> f32 {
+        (x - self.mean) * self.scale + self.shift
+    }
+}
+
+/// Returns 0 for negative numbers, and NaN for NaN, so that a run that diverges is seen to.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// Sums of four pixels side by side: enough additions in flight.
+const WIDE: usize = 4 * LANES;
+
+/// Returns mean and sum of squared distances from it, of the first `lanes` images.
+pub(super) struct Moments<'a> {
+    pub maps: Maps,
+    pub lanes: usize,
+    pub plane: &'a [f32],
+}
+
+impl Moments<'_> {
+    /// Sums `distance` from `from` and its square over all floats of the images there are.
+    #[inline(always)]
+    fn sums(&self, from: f32) -> (f64, f64) {
+        let (mut sums, mut squares) = ([0.0f32; WIDE], [0.0f32; WIDE]);
+        for y in 0..self.maps.height {
+            let chunks = self.plane[self.maps.floats(y)].chunks_exact(WIDE);
+            let rest = chunks.remainder();
+            for chunk in chunks {
+                for i in 0..WIDE {
+                    let distance = chunk[i] - from;
+                    sums[i] += distance;
+                    squares[i] += distance * distance;
+                }
+            }
+            for (i, x) in rest.iter().enumerate() {
+                let distance = x - from;
+                sums[i] += distance;
+                squares[i] += distance * distance;
+            }
+        }
+        let total = |lanes: &[f32]| {
+            lanes.chunks_exact(LANES).flat_map(|lanes| &lanes[..self.lanes]).map(|sum| *sum as f64).sum()
+        };
+        (total(&sums), total(&squares))
+    }
+}
+
+impl Kernel for Moments<'_> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> (f64, f64) {
+        let count = (self.lanes * self.maps.height * self.maps.width) as f64;
+        let mean = (self.sums(0.0).0 / count) as f32;
+        // The mean is rounded; the distances from it correct both results.
+        let (distance, squares) = self.sums(mean);
+        let distance = distance / count;
+        (mean as f64 + distance, squares - distance * distance * count)
+    }
+}
+
+/// Writes the normalised, maybe rectified plane.
+pub(super) struct Apply<'a> {
+    pub maps: Maps,
+    pub channel: Channel,
+    pub relu: bool,
+    pub x: &'a [f32],
+    pub residual: Option<&'a [f32]>,
+    pub y: &'a mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let channel = self.channel;
+        for y in 0..self.maps.height {
+            let at = self.maps.floats(y);
+            let pixels = self.y[at.clone()].iter_mut().zip(&self.x[at.clone()]);
+            match (self.residual, self.relu) {
+                (None, false) => pixels.for_each(|(y, x)| *y = channel.normalise(*x)),
+                (None, true) => pixels.for_each(|(y, x)| *y = relu(channel.normalise(*x))),
+                (Some(all), false) => pixels.zip(&all[at]).for_each(|((y, x), r)| *y = channel.normalise(*x) + r),
+                (Some(all), true) => pixels.zip(&all[at]).for_each(|((y, x), r)| *y = relu(channel.normalise(*x) + r)),
+            }
+        }
+    }
+}
+
+/// Returns the sums of the gradient and of its product with `x - mean`.
+pub(super) struct Reduce<'a> {
+    pub maps: Maps,
+    pub channel: Channel,
+    pub gradient: &'a [f32],
+    pub x: &'a [f32],
+    pub gate: Gate<'a>,
+}
+
+impl Reduce<'_> {
+    #[inline(always)]
+    fn sum(&self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) -> (f32, f32) {
+        let mean = self.channel.mean;
+        let (mut sums, mut products) = ([0.0f32; WIDE], [0.0f32; WIDE]);
+        for y in 0..self.maps.height {
+            let at = self.maps.floats(y);
+            let (g, x, output) = (&self.gradient[at.clone()], &self.x[at.clone()], &output[at]);
+            let whole = g.len() / WIDE * WIDE;
+            for ((g, x), output) in g.chunks_exact(WIDE).zip(x.chunks_exact(WIDE)).zip(output.chunks_exact(WIDE)) {
+                for i in 0..WIDE {
+                    let passed = if gate(x[i], output[i]) { g[i] } else { 0.0 };
+                    sums[i] += passed;
+                    products[i] += passed * (x[i] - mean);
+                }
+            }
+            for (i, ((g, x), output)) in g[whole..].iter().zip(&x[whole..]).zip(&output[whole..]).enumerate() {
+                let passed = if gate(*x, *output) { *g } else { 0.0 };
+                sums[i] += passed;
+                products[i] += passed * (x - mean);
+            }
+        }
+        (sums.iter().sum(), products.iter().sum())
+    }
+}
+
+impl Kernel for Reduce<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> (f32, f32) {
+        let channel = self.channel;
+        match self.gate {
+            Gate::Open => self.sum(|_, _| true, self.x),
+            Gate::Input => self.sum(|x, _| channel.normalise(x) > 0.0, self.x),
+            Gate::Output(output) => self.sum(|_, y| y > 0.0, output),
+        }
+    }
+}
+
+/// Turns the gradient of the output into that of `x`, in place.
+pub(super) struct Backward<'a> {
+    pub maps: Maps,
+    pub channel: Channel,
+    /// The gradient of `x` is `scale * gradient + slope.0 * (x - mean) + slope.1`.
+    pub slope: (f32, f32),
+    pub gradient: &'a mut [f32],
+    pub x: &'a [f32],
+    pub gate: Gate<'a>,
+    /// The gradient of the residual, to be written.
+    pub passed: Option<&'a mut [f32]>,
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    fn apply(self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) {
+        let Channel { mean, scale, .. } = self.channel;
+        let (slope, level) = self.slope;
+        let backward = |g: f32, x: f32| scale * g + (slope * (x - mean) + level);
+        let mut passed = self.passed;
+        for y in 0..self.maps.height {
+            let at = self.maps.floats(y);
+            let (g, x, output) = (&mut self.gradient[at.clone()], &self.x[at.clone()], &output[at.clone()]);
+            let pixels = g.iter_mut().zip(x).zip(output);
+            match &mut passed {
+                None => pixels.for_each(|((g, x), y)| *g = backward(if gate(*x, *y) { *g } else { 0.0 }, *x)),
+                Some(passed) => pixels.zip(&mut passed[at]).for_each(|(((g, x), y), passed)| {
+                    *passed = if gate(*x, *y) { *g } else { 0.0 };
+                    *g = backward(*passed, *x);
+                }),
+            }
+        }
+    }
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (channel, x) = (self.channel, self.x);
+        match self.gate {
+            Gate::Open => self.apply(|_, _| true, x),
+            Gate::Input => self.apply(|x, _| channel.normalise(x) > 0.0, x),
+            Gate::Output(output) => self.apply(|_, y| y > 0.0, output),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rectifier_lets_nan_through() {
+        assert!(relu(f32::NAN).is_nan());
+        assert_eq!((relu(-1.0), relu(2.0)), (0.0, 2.0));
+    }
+}

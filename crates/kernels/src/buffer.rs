@@ -1,0 +1,170 @@
+//! Memory for activations: aligned to cache lines and used again.
+//!
+//! A training step allocates and frees the same hundreds of megabytes as the step before it. Fresh pages cost more than
+//! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{LazyLock, Mutex};
+
+use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
+
+const ALIGNMENT: usize = 64;
+/// Buffers beyond this many bytes are given back to the system.
+const POOL_BYTES: usize = 2 << 30;
+
+/// A slice of floats that starts at a cache line.
+pub struct Buffer {
+    memory: NonNull<f32>,
+    len: usize,
+}
+
+// SAFETY: a buffer owns its memory, as a `Vec<f32>` does.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Returns `len` floats of any value.
+    pub fn any(len: usize) -> Buffer {
+        let len = len.max(1);
+        let memory = POOL.lock().expect("no thread panics with the pool in hand").take(len);
+        Buffer { memory: memory.unwrap_or_else(|| allocate(len)), len }
+    }
+
+    /// Returns `len` zeros.
+    pub fn zeros(len: usize) -> Buffer {
+        let mut buffer = Buffer::any(len);
+        buffer.fill(0.0);
+        buffer
+    }
+
+    /// Turns the floats into the bytes that burn's tensors are made of, without copying them.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        let bytes = self.len * size_of::<f32>();
+        // SAFETY: all bytes of a buffer are initialised.
+        unsafe { Bytes::from_controller(Box::new(self), bytes) }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `memory` holds `len` initialised floats: they were zeros at first, and floats ever since.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let refused = match POOL.lock() {
+            Ok(mut pool) => !pool.put(self.memory, self.len),
+            Err(_) => true,
+        };
+        if refused {
+            // SAFETY: `allocate` made the memory with this layout, and nothing uses it any more.
+            unsafe { dealloc(self.memory.as_ptr().cast(), layout(self.len)) }
+        }
+    }
+}
+
+impl AllocationController for Buffer {
+    fn alloc_align(&self) -> usize {
+        ALIGNMENT
+    }
+
+    fn property(&self) -> AllocationProperty {
+        // Not `Native`: only we may free it.
+        AllocationProperty::Other
+    }
+
+    unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
+        let bytes = self.len * size_of::<f32>();
+        // SAFETY: the memory is ours, borrowed alone, and the caller writes only initialised bytes.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), bytes) })
+    }
+
+    fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
+        let bytes = self.len * size_of::<f32>();
+        // SAFETY: the memory is ours and borrowed.
+        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), bytes) })
+    }
+}
+
+static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct Pool {
+    free: HashMap<usize, Vec<NonNull<f32>>>,
+    bytes: usize,
+}
+
+// SAFETY: the pool owns what it holds.
+unsafe impl Send for Pool {}
+
+impl Pool {
+    fn take(&mut self, len: usize) -> Option<NonNull<f32>> {
+        let memory = self.free.get_mut(&len)?.pop()?;
+        self.bytes -= layout(len).size();
+        Some(memory)
+    }
+
+    /// Keeps `memory`, or returns `false` where the pool is full.
+    fn put(&mut self, memory: NonNull<f32>, len: usize) -> bool {
+        let bytes = layout(len).size();
+        if self.bytes + bytes > POOL_BYTES {
+            return false;
+        }
+        self.bytes += bytes;
+        self.free.entry(len).or_default().push(memory);
+        true
+    }
+}
+
+fn layout(len: usize) -> Layout {
+    Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGNMENT)).expect("a length that fits into memory")
+}
+
+fn allocate(len: usize) -> NonNull<f32> {
+    // SAFETY: `len` is at least 1, so the layout has a size.
+    let memory = unsafe { alloc_zeroed(layout(len)) };
+    NonNull::new(memory.cast()).unwrap_or_else(|| handle_alloc_error(layout(len)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_start_at_cache_lines_and_come_back() {
+        let first = Buffer::zeros(12_345);
+        let address = first.as_ptr();
+        assert_eq!(address as usize % ALIGNMENT, 0);
+        drop(first);
+        let second = Buffer::any(12_345);
+        assert_eq!(second.as_ptr(), address);
+        assert_eq!(second.len(), 12_345);
+    }
+
+    #[test]
+    fn bytes_of_a_buffer_hold_its_floats() {
+        let mut buffer = Buffer::zeros(3);
+        buffer.copy_from_slice(&[1.0, 2.0, 3.0]);
+        let bytes = buffer.into_bytes();
+        let copy = bytes.clone();
+        drop(bytes);
+        assert_eq!(copy.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).sum::<f32>(), 6.0);
+    }
+}

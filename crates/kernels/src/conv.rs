@@ -1,0 +1,300 @@
+//! Convolution over activations in blocks: forward, data gradient, weight gradient.
+//!
+//! All three work on 16 images at once, one vector register a pixel, with tiles of sums held in registers:
+//!
+//! | direction | tile | reads per step |
+//! |---|---|---|
+//! | forward, data gradient ([`taps`]) | 4 output channels × 4 pixels | 4 pixels, 4 weights for 16 multiply-adds |
+//! | weight gradient ([`weight_gradient`]) | 4 output × 2 input channels × 3 taps | 4 + 6 pixels for 24 multiply-adds |
+//! | the first two, sparse ([`kept_taps`]) | 1 output channel × 2 × 4 pixels | 8 pixels, 1 weight for 8 multiply-adds |
+//! | the last, sparse ([`kept_gradient`]) | 2 × 8 pixels of 1 output channel | 16 pixels for 16 multiply-adds |
+//!
+//! A sparse filter is a list of its kept taps ([`Pattern`]); what is not in the list costs nothing.
+//!
+//! The data gradient of stride 1 is a forward convolution with turned, transposed weights; of stride s it is s² of them,
+//! one for each phase of the pixels it writes. Results do not depend on the number of threads: threads share outputs,
+//! never a sum.
+
+mod kept_gradient;
+mod kept_taps;
+mod pack;
+mod pattern;
+mod taps;
+mod weight_gradient;
+
+pub use pattern::Pattern;
+
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::maps::Maps;
+use crate::simd::Level;
+use pack::pack;
+use taps::{Place, TILE, Taps};
+
+/// The shape of a convolution, without dilation, groups and bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// The shape of the input.
+    pub input: Maps,
+    /// Output channels.
+    pub outputs: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// The step of the kernel in both directions.
+    pub stride: usize,
+    /// Zeros added on each of the four sides.
+    pub padding: usize,
+}
+
+impl Conv {
+    /// Returns the shape of the output.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the kernel is larger than the padded input.
+    pub fn output(&self) -> Maps {
+        let side = |side: usize, kernel: usize| {
+            let steps = (side + 2 * self.padding).checked_sub(kernel);
+            steps.expect("a kernel fits into the padded input") / self.stride + 1
+        };
+        let [height, width] = [side(self.input.height, self.kernel[0]), side(self.input.width, self.kernel[1])];
+        Maps::new([self.input.images, self.outputs, height, width])
+    }
+
+    /// Convolves `input` with `weight`, which is `[out, in, kernel, kernel]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn forward(&self, input: &[f32], weight: &[f32]) -> Buffer {
+        self.check(input, weight);
+        let [height, width] = self.kernel;
+        let packed = pack(self.outputs, self.input.channels, height * width, |out, inp, tap| {
+            weight[(out * self.input.channels + inp) * height * width + tap]
+        });
+        let (taps, place) = self.all_taps();
+        convolve(self.input, input, self.output(), &[Part { taps, place, weights: Weights::Dense(packed) }])
+    }
+
+    /// Convolves `input` with the weights that `pattern` keeps.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length or the pattern is not that of its shape.
+    pub fn forward_kept(&self, input: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
+        self.check(input, weight);
+        let (taps, place) = self.all_taps();
+        pattern.check(self);
+        let weights = Weights::Kept(pattern.by_output(weight));
+        convolve(self.input, input, self.output(), &[Part { taps, place, weights }])
+    }
+
+    /// Returns the gradient of the input, given that of the output.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn data_gradient(&self, gradient: &[f32], weight: &[f32]) -> Buffer {
+        self.check_gradient(gradient, weight);
+        let inputs = self.input.channels;
+        let [height, width] = self.kernel;
+        let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
+            let packed = pack(inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
+                let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
+                weight[((out * inputs + inp) * height + ky) * width + kx]
+            });
+            Part { taps, place, weights: Weights::Dense(packed) }
+        });
+        convolve(self.output(), gradient, self.input, &parts.collect::<Vec<_>>())
+    }
+
+    /// Returns the gradient of the input, given that of the output, through the weights that `pattern` keeps.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length or the pattern is not that of its shape.
+    pub fn data_gradient_kept(&self, gradient: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
+        self.check_gradient(gradient, weight);
+        pattern.check(self);
+        let parts = self.phases().map(|Phase { taps, place, rows, columns }| Part {
+            taps,
+            place,
+            weights: Weights::Kept(pattern.by_input(weight, &rows, &columns)),
+        });
+        convolve(self.output(), gradient, self.input, &parts.collect::<Vec<_>>())
+    }
+
+    /// Returns all taps as the forward pass sees them.
+    fn all_taps(&self) -> (Taps, Place) {
+        let corner = -(self.padding as isize);
+        let [height, width] = self.kernel;
+        let output = self.output();
+        let place = Place { row: 0, column: 0, step: 1, rows: output.height, columns: output.width };
+        (Taps { top: corner, left: corner, height, width, step: self.stride }, place)
+    }
+
+    /// Returns the phases of the data gradient: input pixels that the same taps reach.
+    fn phases(&self) -> impl Iterator<Item = Phase> {
+        let corners = (0..self.stride.min(self.input.height))
+            .flat_map(|row| (0..self.stride.min(self.input.width)).map(move |column| (row, column)));
+        corners.map(|(row, column)| {
+            let (top, rows) = self.phase(row, self.kernel[0]);
+            let (left, columns) = self.phase(column, self.kernel[1]);
+            let taps = Taps { top, left, height: rows.len(), width: columns.len(), step: 1 };
+            let place = Place {
+                row,
+                column,
+                step: self.stride,
+                rows: (self.input.height - row).div_ceil(self.stride),
+                columns: (self.input.width - column).div_ceil(self.stride),
+            };
+            Phase { taps, place, rows, columns }
+        })
+    }
+
+    /// Returns the gradient of the weight, given the input and the gradient of the output.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn weight_gradient(&self, input: &[f32], gradient: &[f32]) -> Buffer {
+        assert_eq!(input.len(), self.input.len(), "input of {:?}", self.input.dims());
+        assert_eq!(gradient.len(), self.output().len(), "gradient of {:?}", self.output().dims());
+        if self.padding > self.input.margin {
+            let (wide, input) = self.input.with_margin(input, self.padding);
+            return weight_gradient::run(&Conv { input: wide, ..*self }, &input, gradient);
+        }
+        weight_gradient::run(self, input, gradient)
+    }
+
+    /// Returns the gradient of the weights that `pattern` keeps; that of the others is given as zero.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length or the pattern is not that of its shape.
+    pub fn weight_gradient_kept(&self, input: &[f32], gradient: &[f32], pattern: &Pattern) -> Buffer {
+        assert_eq!(input.len(), self.input.len(), "input of {:?}", self.input.dims());
+        assert_eq!(gradient.len(), self.output().len(), "gradient of {:?}", self.output().dims());
+        if self.padding > self.input.margin {
+            let (wide, input) = self.input.with_margin(input, self.padding);
+            return kept_gradient::run(&Conv { input: wide, ..*self }, &input, gradient, pattern);
+        }
+        kept_gradient::run(self, input, gradient, pattern)
+    }
+
+    /// Returns which kernel rows (or columns) reach the input rows `phase`, `phase + stride`, …, ordered by the output row
+    /// they come from, and the first of those output rows relative to the number of the input row within the phase.
+    fn phase(&self, phase: usize, kernel: usize) -> (isize, Vec<usize>) {
+        // Input row y·stride + phase is read by output row y + offset through kernel row k if
+        // offset · stride + k = phase + padding.
+        let reaching: Vec<usize> =
+            (0..kernel).rev().filter(|k| (phase + self.padding).abs_diff(*k).is_multiple_of(self.stride)).collect();
+        let offset = |k: usize| (phase as isize + self.padding as isize - k as isize) / self.stride as isize;
+        (reaching.first().map_or(0, |k| offset(*k)), reaching)
+    }
+
+    fn check_gradient(&self, gradient: &[f32], weight: &[f32]) {
+        assert_eq!(gradient.len(), self.output().len(), "gradient of {:?}", self.output().dims());
+        let weights = self.outputs * self.input.channels * self.kernel[0] * self.kernel[1];
+        assert_eq!(weight.len(), weights, "weight of {self:?}");
+    }
+
+    fn check(&self, input: &[f32], weight: &[f32]) {
+        assert_eq!(input.len(), self.input.len(), "input of {:?}", self.input.dims());
+        let weights = self.outputs * self.input.channels * self.kernel[0] * self.kernel[1];
+        assert_eq!(weight.len(), weights, "weight of {self:?}");
+    }
+}
+
+/// Input pixels that the same kernel rows and columns reach.
+struct Phase {
+    taps: Taps,
+    place: Place,
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+}
+
+/// Some pixels of an output, and what they sum.
+struct Part {
+    taps: Taps,
+    place: Place,
+    weights: Weights,
+}
+
+enum Weights {
+    /// All taps, in the order of [`pack`].
+    Dense(Vec<f32>),
+    /// Those taps that a pattern keeps.
+    Kept(pattern::Kept),
+}
+
+impl Weights {
+    /// Returns where the kept taps are in planes of `from`.
+    fn entries(&self, from: Maps) -> pattern::Entries {
+        match self {
+            Weights::Dense(_) => pattern::Entries::default(),
+            Weights::Kept(kept) => kept.entries(from),
+        }
+    }
+}
+
+/// Sums the taps of `from` into the pixels of a new activation `to`; the parts together write all its pixels.
+fn convolve(from: Maps, input: &[f32], to: Maps, parts: &[Part]) -> Buffer {
+    let margin = parts.iter().map(|part| part.taps.margin(&part.place, from.width)).max().unwrap_or(0);
+    let above = parts.iter().filter(|part| matches!(part.weights, Weights::Kept(_)));
+    let margin = above.map(|part| part.taps.margin_above(&part.place, from.height)).fold(margin, usize::max);
+    if margin > from.margin {
+        let (wide, input) = from.with_margin(input, margin);
+        return convolve(wide, &input, to, parts);
+    }
+    let level = Level::current();
+    let lists: Vec<_> = parts.iter().map(|part| part.weights.entries(from)).collect();
+    let mut output = Buffer::any(to.len());
+    // Enough tasks for all threads even with few blocks; a task is some output channels of a block.
+    let tiles = to.channels.div_ceil(TILE);
+    let tasks = (4 * rayon::current_num_threads()).div_ceil(to.blocks()).min(tiles);
+    let channels = tiles.div_ceil(tasks) * TILE;
+    output.par_chunks_mut(to.block()).zip(input.par_chunks(from.block())).for_each(|(output, input)| {
+        output.par_chunks_mut(channels * to.plane()).enumerate().for_each(|(task, output)| {
+            for plane in output.chunks_exact_mut(to.plane()) {
+                to.clear_margin(plane);
+            }
+            for (Part { taps, place, weights }, entries) in parts.iter().zip(&lists) {
+                match weights {
+                    Weights::Dense(packed) => {
+                        let tile = from.channels * taps.height * taps.width * TILE;
+                        let weights = &packed[task * channels / TILE * tile..];
+                        level.run(taps::Work { from, input, to, output, taps, place, weights });
+                    }
+                    Weights::Kept(_) => {
+                        let first = task * channels;
+                        level.run(kept_taps::Work { from, input, to, output, taps, place, entries, first });
+                    }
+                }
+            }
+        });
+    });
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_of_stride_two_share_the_taps() {
+        let conv =
+            |stride, padding| Conv { input: Maps::new([1, 1, 8, 8]), outputs: 1, kernel: [3, 3], stride, padding };
+        assert_eq!(conv(2, 1).phase(0, 3), (0, vec![1]));
+        assert_eq!(conv(2, 1).phase(1, 3), (0, vec![2, 0]));
+        assert_eq!(conv(1, 1).phase(0, 3), (-1, vec![2, 1, 0]));
+        assert_eq!(conv(2, 0).phase(1, 1), (0, vec![]));
+    }
+
+    #[test]
+    fn outputs_have_the_usual_size() {
+        let conv = Conv { input: Maps::new([2, 3, 9, 32]), outputs: 5, kernel: [7, 7], stride: 2, padding: 3 };
+        assert_eq!(conv.output().dims(), [2, 5, 5, 16]);
+    }
+}

@@ -1,0 +1,121 @@
+//! The sparse kernel of the forward pass and of the data gradient: as [`super::taps`], but each output channel sums its own
+//! list of taps.
+//!
+//! A tile is two rows of four pixels of one output channel. All output channels of a tile follow each other, for a group of
+//! input channels at a time, so that the input pixels around it stay in the first cache. Taps above and below the map are not left out; they read the margin.
+#![allow(unsafe_code)]
+
+use super::pattern::Entries;
+use super::taps::{Place, Taps};
+use crate::maps::{LANES, Maps};
+use crate::simd::{Kernel, Lanes};
+
+/// Some output channels of one block.
+pub(super) struct Work<'a> {
+    /// The shape of the input.
+    pub from: Maps,
+    /// The block of the input.
+    pub input: &'a [f32],
+    /// The shape of the output.
+    pub to: Maps,
+    /// Planes of the output.
+    pub output: &'a mut [f32],
+    /// The rectangle that all taps lie in.
+    pub taps: &'a Taps,
+    /// Which output pixels are written.
+    pub place: &'a Place,
+    /// The taps of all output channels.
+    pub entries: &'a Entries,
+    /// The output channel of the first plane.
+    pub first: usize,
+}
+
+impl Kernel for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self) {
+        self.check();
+        let Place { rows, columns, .. } = *self.place;
+        for group in 0..self.entries.groups {
+            for y in (0..rows).step_by(2) {
+                let two = y + 2 <= rows;
+                let mut x = 0;
+                while x < columns {
+                    x += match (columns - x, two) {
+                        (4.., true) => self.channels::<L, 2, 4>(group, y, x),
+                        (4.., false) => self.channels::<L, 1, 4>(group, y, x),
+                        (2.., true) => self.channels::<L, 2, 2>(group, y, x),
+                        (2.., false) => self.channels::<L, 1, 2>(group, y, x),
+                        (_, true) => self.channels::<L, 2, 1>(group, y, x),
+                        (_, false) => self.channels::<L, 1, 1>(group, y, x),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Makes sure that no pointer of [`Work::channels`] leaves its slice.
+    fn check(&self) {
+        let Work { from, to, taps, place, entries, .. } = self;
+        assert_eq!(self.input.len(), from.block());
+        assert_eq!(self.output.len() % to.plane(), 0);
+        assert!(self.first + self.output.len() / to.plane() <= entries.channels());
+        assert!(place.row + place.step * (place.rows - 1) < to.height);
+        assert!(place.column + place.step * (place.columns - 1) < to.width);
+        assert!(taps.margin(place, from.width) <= from.margin);
+        assert!(taps.margin_above(place, from.height) <= from.margin);
+    }
+
+    /// Writes, or after the first group adds to, `R` rows of `P` pixels of all output channels; returns `P`.
+    #[inline(always)]
+    fn channels<L: Lanes, const R: usize, const P: usize>(&mut self, group: usize, y: usize, x: usize) -> usize {
+        let Work { from, to, taps, place, entries, .. } = *self;
+        let row = taps.top + (taps.step * y + from.margin) as isize;
+        let column = taps.left + (taps.step * x + from.margin) as isize;
+        let start = (row * from.row() as isize + column) * LANES as isize;
+        let pixel = (place.row + place.step * y + to.margin) * to.row() + place.column + place.step * x + to.margin;
+        let (down, right) = (taps.step * from.row() * LANES, taps.step * LANES);
+        for channel in 0..self.output.len() / to.plane() {
+            let list = entries.of(group, self.first + channel..self.first + channel + 1);
+            if group > 0 && list.is_empty() {
+                continue;
+            }
+            for lane in (0..LANES).step_by(L::WIDTH) {
+                // SAFETY: `check` has found that the rectangle of taps of each of these output pixels lies within a plane
+                // and its margin; entries lie in that rectangle, in channels of the input, by their construction for
+                // `from`. The pixels written lie within the plane of `channel`, which this task borrows alone.
+                unsafe {
+                    let input = self.input.as_ptr().wrapping_offset(start).wrapping_add(lane);
+                    let output = self.output.as_mut_ptr().add(channel * to.plane() + pixel * LANES + lane);
+                    let mut sums = [[L::splat(0.0); P]; R];
+                    if group > 0 {
+                        for r in 0..R {
+                            for p in 0..P {
+                                sums[r][p] = L::load(output.add(place.step * (r * to.row() + p) * LANES));
+                            }
+                        }
+                    }
+                    for entry in list {
+                        let weight = L::splat(entry.weight);
+                        let input = input.wrapping_add(entry.offset as usize);
+                        for r in 0..R {
+                            for p in 0..P {
+                                sums[r][p] =
+                                    L::load(input.wrapping_add(r * down + p * right)).mul_add(weight, sums[r][p]);
+                            }
+                        }
+                    }
+                    for r in 0..R {
+                        for p in 0..P {
+                            sums[r][p].store(output.add(place.step * (r * to.row() + p) * LANES));
+                        }
+                    }
+                }
+            }
+        }
+        P
+    }
+}

@@ -1,0 +1,41 @@
+//! Trains convolutional networks fast on CPUs.
+//!
+//! Models call the operations at the root of this crate: [`conv2d`], [`batch_norm_train`], [`global_average`] and so on,
+//! which take and return an [`Activation`]. On burn's flex backend they run on kernels of our own; on all others they are
+//! burn's own operations. Gradients come from burn's autodiff either way.
+//!
+//! ```
+//! use bonsai_kernels::{Activation, Then, batch_norm_train, conv2d, global_average};
+//! use burn::tensor::{Device, Tensor};
+//!
+//! let device = Device::flex().autodiff();
+//! let weight = Tensor::ones([8, 3, 3, 3], &device).require_grad();
+//! let (gamma, beta) = (Tensor::ones([8], &device), Tensor::zeros([8], &device));
+//! let images = Tensor::ones([5, 3, 32, 32], &device);
+//!
+//! let x = conv2d(Activation::new(images), weight.clone(), None, 1, 1);
+//! let normalised = batch_norm_train(x, gamma, beta, 1e-5, Then::Relu);
+//! let features = global_average(normalised.output);
+//! assert_eq!(features.dims(), [5, 8]);
+//! let gradient = weight.grad(&features.sum().backward()).unwrap();
+//! assert_eq!(gradient.dims(), [8, 3, 3, 3]);
+//! ```
+//!
+//! Below them lie kernels on slices, without burn: [`maps`] is the layout (blocks of 16 images), [`conv`],
+//! [`mod@batch_norm`] and [`pooling`] do the work, [`simd`] chooses the instructions (`BONSAI_SIMD` forces some), and
+//! [`buffer`] is the memory. Results do not depend on the number of threads, but differ between instruction sets in the
+//! last bits.
+
+pub mod batch_norm;
+pub mod buffer;
+pub mod conv;
+pub mod maps;
+mod ops;
+pub mod pooling;
+pub mod simd;
+
+pub use conv::Pattern;
+pub use ops::{
+    Activation, Gradients, Normalised, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
+    pad_shortcut, sparse_conv2d,
+};

@@ -1,0 +1,15 @@
+//! The operations that models call: our kernels on flex, burn's own operations on every other backend.
+//!
+//! An [`Activation`] knows its layout. Images enter it once, pass through any number of layers in blocks, and leave it as
+//! a vector for each image, so that nothing is converted in between.
+
+mod activation;
+mod batch_norm;
+mod conv2d;
+mod flex;
+mod pooling;
+
+pub use activation::Activation;
+pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};
+pub use conv2d::{Gradients, conv2d, sparse_conv2d};
+pub use pooling::{global_average, max_pool, pad_shortcut};

@@ -1,0 +1,165 @@
+//! Batch normalisation, with what usually follows it.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+use burn::tensor::{activation, module};
+
+use super::Activation;
+use super::activation::{in_blocks, shape};
+use super::flex::{Floats, run, vector, writable};
+use crate::batch_norm::{Affine, Gate, Statistics};
+use crate::maps::Maps;
+
+/// What follows a batch normalisation.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// A rectifier.
+    Relu,
+    /// The addition of a residual, then a rectifier.
+    AddRelu(Activation),
+}
+
+/// The result of [`batch_norm_train`].
+#[derive(Clone, Debug)]
+pub struct Normalised {
+    /// The normalised activation.
+    pub output: Activation,
+    /// The mean of each channel, detached.
+    pub mean: Tensor<1>,
+    /// The biased variance of each channel, detached.
+    pub variance: Tensor<1>,
+}
+
+/// Normalises each channel of `x` by its own mean and variance.
+pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, then: Then) -> Normalised {
+    let Some(maps) = x.maps else {
+        let batch = module::batch_norm_train(x.tensor, gamma, beta, epsilon);
+        let output = finish(batch.output, then);
+        return Normalised { output, mean: batch.mean, variance: batch.variance };
+    };
+    let device = x.device();
+    let mut taken = None;
+    let output = normalise(maps, x, gamma, beta, epsilon, then, |x| {
+        let statistics = Statistics::of(maps, x);
+        taken = Some(statistics.clone());
+        (statistics, true)
+    });
+    let statistics = taken.expect("statistics have been taken");
+    let constant = |floats| {
+        let plain = Tensor::<1>::from_primitive::<Flex>(vector(floats));
+        if device.is_autodiff() { Tensor::from_inner(plain) } else { plain }
+    };
+    Normalised { output, mean: constant(statistics.mean), variance: constant(statistics.variance) }
+}
+
+/// Normalises each channel of `x` by a given mean and variance, which are constants.
+pub fn batch_norm(
+    x: Activation,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
+    epsilon: f64,
+    then: Then,
+) -> Activation {
+    let Some(maps) = x.maps else {
+        return finish(module::batch_norm(x.tensor, gamma, beta, mean, variance, epsilon), then);
+    };
+    let floats = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("statistics are f32");
+    let statistics = Statistics { mean: floats(mean), variance: floats(variance) };
+    normalise(maps, x, gamma, beta, epsilon, then, |_| (statistics, false))
+}
+
+fn finish(normalised: Tensor<4>, then: Then) -> Activation {
+    let tensor = match then {
+        Then::Nothing => normalised,
+        Then::Relu => activation::relu(normalised),
+        Then::AddRelu(residual) => activation::relu(normalised + residual.into_nchw()),
+    };
+    Activation { tensor, maps: None }
+}
+
+/// Normalises by the statistics that `statistics` returns, which depend on `x` if it says `true`.
+fn normalise(
+    maps: Maps,
+    x: Activation,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+    then: Then,
+    statistics: impl FnOnce(&[f32]) -> (Statistics, bool),
+) -> Activation {
+    let residual = match &then {
+        Then::AddRelu(residual) => Some(residual.clone().in_layout_of(&x)),
+        Then::Nothing | Then::Relu => None,
+    };
+    let relu = !matches!(then, Then::Nothing);
+    drop(then);
+    let inputs = [x.tensor.into(), gamma.into(), beta.into()];
+    let tensor = match residual {
+        None => run(inputs, |[x, gamma, beta]| {
+            let (statistics, depends) = statistics(&x);
+            let affine = statistics.affine(&gamma, &beta, epsilon);
+            let y = affine.apply(maps, &x, relu, None);
+            let backward = move |gradient, wanted: [bool; 3]| {
+                let gate = if relu { Gate::Input } else { Gate::Open };
+                let norm = Norm { maps, statistics: &statistics, affine: &affine, epsilon, depends };
+                let [of_x, of_gamma, of_beta, _] = norm.backward(gradient, &x, gate, wanted[0], false);
+                [of_x, of_gamma, of_beta]
+            };
+            (in_blocks(maps, y), Box::new(backward))
+        }),
+        Some(residual) => {
+            assert_eq!(residual.maps, Some(maps), "a residual has the shape of what it is added to");
+            let [x, gamma, beta] = inputs;
+            run([x, gamma, beta, residual.tensor.into()], |[x, gamma, beta, residual]| {
+                let (statistics, depends) = statistics(&x);
+                let affine = statistics.affine(&gamma, &beta, epsilon);
+                let y = in_blocks(maps, affine.apply(maps, &x, relu, Some(&residual)));
+                let output = Floats::new(&y);
+                let backward = move |gradient, wanted: [bool; 4]| {
+                    let gate = if relu { Gate::Output(&output) } else { Gate::Open };
+                    let norm = Norm { maps, statistics: &statistics, affine: &affine, epsilon, depends };
+                    norm.backward(gradient, &x, gate, wanted[0], wanted[3])
+                };
+                (y, Box::new(backward))
+            })
+        }
+    };
+    Activation { tensor, maps: Some(maps) }
+}
+
+struct Norm<'a> {
+    maps: Maps,
+    statistics: &'a Statistics,
+    affine: &'a Affine,
+    epsilon: f64,
+    depends: bool,
+}
+
+impl Norm<'_> {
+    /// Returns the gradients of the input, gamma, beta and the residual.
+    fn backward(
+        &self,
+        gradient: FlexTensor,
+        x: &[f32],
+        gate: Gate,
+        of_x: bool,
+        of_residual: bool,
+    ) -> [Option<FlexTensor>; 4] {
+        let Norm { maps, statistics, affine, epsilon, depends } = *self;
+        let sums = affine.sums(maps, &Floats::new(&gradient), x, gate);
+        let of_gamma = vector(statistics.gamma_gradient(&sums, epsilon));
+        let of_beta = vector(sums.gradient.clone());
+        if !of_x && !of_residual {
+            return [None, Some(of_gamma), Some(of_beta), None];
+        }
+        let mut of_input = writable(gradient, shape(maps));
+        let training = depends.then_some((statistics, &sums, epsilon));
+        let passed = affine.backward(maps, of_input.storage_mut(), x, gate, training, of_residual);
+        [of_x.then_some(of_input), Some(of_gamma), Some(of_beta), passed.map(|passed| in_blocks(maps, passed))]
+    }
+}

@@ -1,0 +1,138 @@
+//! The way between burn's tensors and our kernels on flex, with and without gradients.
+//!
+//! burn's `#[backend_extension]` would generate a dispatch over all backends; downcasting does the same for the one
+//! backend that has kernels, and leaves all others to the public operations of burn, whichever they are.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend, DispatchDevice, Flex, GradientCheckpointingStrategy};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::buffer::Buffer;
+
+/// Tells whether our kernels run on `device`.
+pub(super) fn is_ours(device: &Device) -> bool {
+    let plain = matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_));
+    let checkpoints = device.gradient_checkpointing_strategy();
+    plain && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
+}
+
+/// The floats of a tensor, in row-major order.
+#[derive(Clone, Debug)]
+pub(super) struct Floats(FlexTensor);
+
+impl Floats {
+    pub fn new(tensor: &FlexTensor) -> Floats {
+        Floats(tensor.to_contiguous())
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice().expect("the tensor is contiguous and its floats are f32")
+    }
+}
+
+/// Makes a tensor of a buffer without copying it.
+pub(super) fn tensor<const D: usize>(buffer: Buffer, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(buffer.into_bytes(), Layout::contiguous(shape.into()), DType::F32)
+}
+
+/// Makes a tensor of a few floats.
+pub(super) fn vector(floats: Vec<f32>) -> FlexTensor {
+    let len = floats.len();
+    FlexTensor::from_data(TensorData::new(floats, [len]))
+}
+
+/// Returns `tensor` as one whose floats may be written in place: itself, unless somebody else sees it too.
+pub(super) fn writable<const D: usize>(mut tensor: FlexTensor, shape: [usize; D]) -> FlexTensor {
+    let len = shape.iter().product::<usize>();
+    if tensor.is_contiguous() && tensor.try_storage_mut::<f32>().is_some_and(|all| all.len() == len) {
+        return tensor;
+    }
+    let mut copy = Buffer::any(len);
+    copy.copy_from_slice(&Floats::new(&tensor));
+    self::tensor(copy, shape)
+}
+
+/// An input of [`run`], of any rank.
+pub(super) enum Input {
+    /// A tensor of a device without gradients.
+    Plain(FlexTensor),
+    /// A tensor of a device with gradients.
+    Tracked(FloatTensor<Autodiff<Flex>>),
+}
+
+impl<const D: usize> From<Tensor<D>> for Input {
+    fn from(tensor: Tensor<D>) -> Self {
+        if tensor.device().is_autodiff() {
+            Input::Tracked(tensor.try_into_primitive::<Autodiff<Flex>>().expect("a float tensor of flex"))
+        } else {
+            Input::Plain(tensor.try_into_primitive::<Flex>().expect("a float tensor of flex"))
+        }
+    }
+}
+
+/// Turns the gradient of an output into those of the inputs that ask for one.
+pub(super) type Gradient<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
+
+/// Runs an operation: `forward` returns the output and the function for the backward pass.
+pub(super) fn run<const N: usize, const D: usize>(
+    inputs: [Input; N],
+    forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
+) -> Tensor<D> {
+    if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
+        let (output, _) = forward(inputs.map(|input| match input {
+            Input::Plain(tensor) => Floats::new(&tensor),
+            Input::Tracked(tensor) => Floats::new(tensor.primitive()),
+        }));
+        return Tensor::from_primitive::<Flex>(output);
+    }
+    let inputs = inputs.map(|input| match input {
+        Input::Plain(tensor) => <Autodiff<Flex> as AutodiffBackend>::from_inner(tensor),
+        Input::Tracked(tensor) => tensor,
+    });
+    let nodes = inputs.each_ref().map(|input| input.node());
+    let (output, gradient) = forward(inputs.each_ref().map(|input| Floats::new(input.primitive())));
+    let output = match Step.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => preparation.finish(State(gradient.into()), output),
+        OpsKind::UnTracked(preparation) => preparation.finish(output),
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+#[derive(Debug)]
+struct Step;
+
+#[derive(Clone)]
+struct State<const N: usize>(Arc<Gradient<N>>);
+
+impl<const N: usize> fmt::Debug for State<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State")
+    }
+}
+
+impl<const N: usize> Backward<Flex, N> for Step {
+    type State = State<N>;
+
+    fn backward(self, ops: Ops<State<N>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<Flex>(&ops.node);
+        let of_inputs = (ops.state.0)(gradient, ops.parents.each_ref().map(|parent| parent.is_some()));
+        for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                gradients.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}

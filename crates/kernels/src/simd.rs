@@ -1,0 +1,186 @@
+//! Runs one kernel body on whichever vector instructions the processor has.
+//!
+//! A [`Kernel`] is written once, over a type of [`Lanes`]; [`Level::run`] compiles it three times, for AVX-512, for AVX2
+//! with FMA and for any other processor, and chooses at run time. Kernels that only loop over slices ignore the type: the
+//! compiler vectorises them with the instructions of the level. (The pattern is that of memchr's `Vector` and pulp's
+//! `WithSimd`.)
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// The vector instructions that kernels use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Whatever the compiler makes of plain loops; the same on all processors.
+    Portable,
+    /// AVX2 with fused multiply-add, 8 lanes.
+    Avx2,
+    /// AVX-512, 16 lanes.
+    Avx512,
+}
+
+thread_local! {
+    static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
+}
+
+impl Level {
+    /// Returns the level in use: the one that `BONSAI_SIMD` (`portable`, `avx2` or `avx512`) names, else the best.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `BONSAI_SIMD` names no level, or one that this processor does not have.
+    pub fn current() -> Level {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        FORCED.get().unwrap_or_else(|| *LEVEL.get_or_init(from_environment))
+    }
+
+    /// Returns the levels that this processor has, the best one last.
+    pub fn available() -> Vec<Level> {
+        [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| level.is_available()).collect()
+    }
+
+    /// Calls `work` with kernels started by this thread using this level.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the processor does not have the level.
+    pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
+        assert!(self.is_available(), "this processor does not have {self:?}");
+        let before = FORCED.replace(Some(self));
+        let result = work();
+        FORCED.set(before);
+        result
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Level::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && Level::Avx2.is_available()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => false,
+        }
+    }
+
+    /// Runs `kernel` with the instructions of this level.
+    #[allow(unsafe_code)]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Level::Portable => kernel.run::<portable::Portable>(),
+            // SAFETY: a `Level` that is in use has been found available by `current` or `during`.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::run(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::run(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => unreachable!("not an x86-64 processor"),
+        }
+    }
+}
+
+fn from_environment() -> Level {
+    let level = match std::env::var("BONSAI_SIMD").as_deref() {
+        Err(_) | Ok("") => return *Level::available().last().expect("the portable level is always there"),
+        Ok("portable") => Level::Portable,
+        Ok("avx2") => Level::Avx2,
+        Ok("avx512") => Level::Avx512,
+        Ok(other) => panic!("BONSAI_SIMD is '{other}'; it may be portable, avx2 or avx512"),
+    };
+    assert!(level.is_available(), "BONSAI_SIMD asks for {level:?}, which this processor does not have");
+    level
+}
+
+/// Work that is compiled for every level.
+///
+/// `run` and all that it calls in inner loops must be `#[inline(always)]`, or it is compiled without the instructions of
+/// the level.
+pub(crate) trait Kernel {
+    /// What the work returns.
+    type Output;
+
+    /// Does the work on vectors of type `L`.
+    fn run<L: Lanes>(self) -> Self::Output;
+}
+
+/// A vector of `WIDTH` floats; used only inside [`Level::run`], which has checked the processor.
+pub(crate) trait Lanes: Copy {
+    /// How many floats there are, a divisor of 16.
+    const WIDTH: usize;
+
+    /// Returns `value` in every lane.
+    fn splat(value: f32) -> Self;
+
+    /// Returns `self * factor + sum`.
+    fn mul_add(self, factor: Self, sum: Self) -> Self;
+
+    /// Returns the sum of the lanes.
+    fn sum(self) -> f32;
+
+    /// Reads `WIDTH` floats.
+    ///
+    /// # Safety
+    ///
+    /// They must be readable at `from`.
+    #[allow(unsafe_code)]
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Writes `WIDTH` floats.
+    ///
+    /// # Safety
+    ///
+    /// They must be writable at `to`.
+    #[allow(unsafe_code)]
+    unsafe fn store(self, to: *mut f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dot<'a>(&'a [f32], &'a [f32]);
+
+    impl Kernel for Dot<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        #[allow(unsafe_code)]
+        fn run<L: Lanes>(self) -> f32 {
+            let mut sum = L::splat(0.0);
+            for (a, b) in self.0.chunks_exact(L::WIDTH).zip(self.1.chunks_exact(L::WIDTH)) {
+                // SAFETY: both chunks have `WIDTH` floats.
+                sum = unsafe { L::load(a.as_ptr()).mul_add(L::load(b.as_ptr()), sum) };
+            }
+            sum.sum()
+        }
+    }
+
+    #[test]
+    fn all_levels_multiply_and_add() {
+        let a: Vec<f32> = (0..32).map(|i| i as f32).collect();
+        let b: Vec<f32> = (0..32).map(|i| (i % 5) as f32).collect();
+        let expected: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+        for level in Level::available() {
+            assert_eq!(level.run(Dot(&a, &b)), expected, "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_forced_for_a_while() {
+        let usual = Level::current();
+        assert_eq!(Level::Portable.during(Level::current), Level::Portable);
+        assert_eq!(Level::current(), usual);
+    }
+}

@@ -1,0 +1,57 @@
+//! Eight floats in a vector of AVX2.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes};
+
+/// Runs `kernel` on AVX2.
+///
+/// # Safety
+///
+/// The processor must have AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Avx2(__m256);
+
+impl Lanes for Avx2 {
+    const WIDTH: usize = 8;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: values of this type exist only inside `run`, whose caller has checked the processor.
+        Avx2(unsafe { _mm256_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, sum.0) })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let mut lanes = [0.0f32; 8];
+        // SAFETY: the array has eight floats.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let [a, b, c, d, e, f, g, h] = lanes;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight readable floats.
+        Avx2(unsafe { _mm256_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for eight writable floats.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+}

@@ -1,0 +1,55 @@
+//! Sixteen floats in a vector of AVX-512.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes};
+
+/// Runs `kernel` on AVX-512.
+///
+/// # Safety
+///
+/// The processor must have AVX-512F and VL, AVX2 and FMA.
+// Without VL the compiler keeps sums in the lower half of the registers only, and spills the rest.
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Avx512(__m512);
+
+impl Lanes for Avx512 {
+    const WIDTH: usize = 16;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: values of this type exist only inside `run`, whose caller has checked the processor.
+        Avx512(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, sum.0) })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for sixteen readable floats.
+        Avx512(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for sixteen writable floats.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+}

@@ -1,0 +1,42 @@
+//! Four floats in an array: what 128-bit instructions, which nearly every processor has, hold.
+#![allow(unsafe_code)]
+
+use super::Lanes;
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Portable([f32; 4]);
+
+impl Lanes for Portable {
+    const WIDTH: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Portable([value; 4])
+    }
+
+    // Two operations, not `f32::mul_add`: without the instruction that is a call into the C library.
+    #[inline(always)]
+    fn mul_add(self, factor: Self, sum: Self) -> Self {
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (self.0, factor.0, sum.0);
+        Portable([a * e + i, b * f + j, c * g + k, d * h + l])
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        (a + c) + (b + d)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for four readable floats.
+        Portable(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for four writable floats.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+}

@@ -1,0 +1,291 @@
+//! Our operations against burn's own: outputs and gradients, on flex with our kernels and on ndarray without.
+
+use std::sync::Arc;
+
+use bonsai_kernels::{
+    Activation, Gradients, Pattern, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool, pad_shortcut,
+    sparse_conv2d,
+};
+use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
+use burn::tensor::module::{conv2d as burns_conv2d, max_pool2d};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor, TensorData, activation::relu, s};
+use proptest::prelude::*;
+use rand::RngExt;
+
+#[allow(deprecated)] // ndarray stays selectable, and runs burn's own operations.
+fn devices() -> [Device; 2] {
+    [Device::flex().autodiff(), Device::ndarray().autodiff()]
+}
+
+fn random<const D: usize>(dims: [usize; D], purpose: &str, device: &Device) -> Tensor<D> {
+    let len = dims.iter().product();
+    let mut random = bonsai_random::stream(0, purpose, len);
+    let values: Vec<f32> = (0..len).map(|_| random.random_range(-1.0..1.0)).collect();
+    let tensor = Tensor::from_data(TensorData::new(values, dims), device);
+    if device.is_autodiff() { tensor.require_grad() } else { tensor }
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+#[track_caller]
+fn close(ours: &[Vec<f32>], burns: &[Vec<f32>]) {
+    assert_eq!(ours.len(), burns.len());
+    for (i, (ours, burns)) in ours.iter().zip(burns).enumerate() {
+        assert_eq!(ours.len(), burns.len(), "result {i}");
+        let size = burns.iter().fold(1e-2f32, |size, value| size.max(value.abs()));
+        for (j, (a, b)) in ours.iter().zip(burns).enumerate() {
+            assert!((a - b).abs() <= 1e-5 * size, "result {i}, number {j}: {a} instead of {b} (of {size})");
+        }
+    }
+}
+
+/// Returns `y` and the gradients of `inputs` for a random gradient of `y`.
+fn results<const D: usize>(y: Tensor<D>, inputs: &[&Tensor<4>], vectors: &[&Tensor<1>]) -> Vec<Vec<f32>> {
+    let weights = random(y.dims(), "loss", &y.device()).detach();
+    let gradients = (y.clone() * weights).sum().backward();
+    let mut all = vec![floats(y)];
+    all.extend(inputs.iter().map(|input| floats(input.grad(&gradients).unwrap())));
+    all.extend(vectors.iter().map(|input| floats(input.grad(&gradients).unwrap())));
+    all
+}
+
+fn check_conv(dims: [usize; 4], outputs: usize, kernel: usize, stride: usize, padding: usize, bias: bool) {
+    for device in devices() {
+        let x = random(dims, "x", &device);
+        let weight = random([outputs, dims[1], kernel, kernel], "weight", &device);
+        let bias = bias.then(|| random([outputs], "bias", &device));
+        let biases: Vec<&Tensor<1>> = bias.iter().collect();
+        let y = conv2d(Activation::new(x.clone()), weight.clone(), bias.clone(), stride, padding).into_nchw();
+        let ours = results(y, &[&x, &weight], &biases);
+        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        let y = burns_conv2d(x.clone(), weight.clone(), bias.clone(), options);
+        close(&ours, &results(y, &[&x, &weight], &biases));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum After {
+    Nothing,
+    Relu,
+    AddRelu,
+}
+
+fn check_norm(dims: [usize; 4], after: After) {
+    for device in devices() {
+        let (x, residual) = (random(dims, "x", &device), random(dims, "residual", &device));
+        let gamma = random([dims[1]], "gamma", &device);
+        let beta = random([dims[1]], "beta", &device);
+        // Made anew for each graph, since a backward pass consumes it.
+        let then = || match after {
+            After::Nothing => Then::Nothing,
+            After::Relu => Then::Relu,
+            After::AddRelu => Then::AddRelu(Activation::new(residual.clone())),
+        };
+        let finish = |y: Tensor<4>| match after {
+            After::Nothing => y,
+            After::Relu => relu(y),
+            After::AddRelu => relu(y + residual.clone()),
+        };
+        let inputs = [&x, &residual];
+        let inputs = if after == After::AddRelu { &inputs[..] } else { &inputs[..1] };
+
+        let normalised = batch_norm_train(Activation::new(x.clone()), gamma.clone(), beta.clone(), 1e-5, then());
+        let mut ours = results(normalised.output.into_nchw(), inputs, &[&gamma, &beta]);
+        ours.extend([floats(normalised.mean.clone()), floats(normalised.variance.clone())]);
+        let batch = burns_batch_norm_train(x.clone(), gamma.clone(), beta.clone(), 1e-5);
+        let mut burns = results(finish(batch.output), inputs, &[&gamma, &beta]);
+        burns.extend([floats(batch.mean.clone()), floats(batch.variance.clone())]);
+        close(&ours, &burns);
+
+        let (mean, variance) = (batch.mean.clone().add_scalar(0.1), batch.variance.clone().add_scalar(0.2));
+        let fixed = Activation::new(x.clone());
+        let y = batch_norm(fixed, gamma.clone(), beta.clone(), mean.clone(), variance.clone(), 1e-5, then());
+        let ours = results(y.into_nchw(), inputs, &[&gamma, &beta]);
+        let y = burns_batch_norm(x.clone(), gamma.clone(), beta.clone(), mean, variance, 1e-5);
+        close(&ours, &results(finish(y), inputs, &[&gamma, &beta]));
+    }
+}
+
+fn check_pooling(dims: [usize; 4], more: usize) {
+    let [images, channels, height, width] = dims;
+    for device in devices() {
+        let x = random(dims, "x", &device);
+        let ours = results(global_average(Activation::new(x.clone())), &[&x], &[]);
+        let average = x.clone().reshape([images, channels, height * width]).mean_dim(2).squeeze_dim::<2>(2);
+        close(&ours, &results(average, &[&x], &[]));
+
+        let ours = results(pad_shortcut(Activation::new(x.clone()), channels + more).into_nchw(), &[&x], &[]);
+        let padded = x.clone().slice(s![.., .., ..;2, ..;2]).pad([(more / 2, more - more / 2), (0, 0), (0, 0)], 0.0);
+        close(&ours, &results(padded, &[&x], &[]));
+
+        if height > 1 && width > 1 {
+            let ours = results(max_pool(Activation::new(x.clone())).into_nchw(), &[&x], &[]);
+            close(&ours, &results(max_pool2d(x.clone(), MaxPoolOptions::new([2, 2])), &[&x], &[]));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_are_those_of_burn(
+        (images, inputs, outputs) in (1usize..36, 1usize..8, 1usize..8),
+        (height, width) in (3usize..10, 3usize..10),
+        (kernel, stride, padding) in (1usize..4, 1usize..3, 0usize..2),
+        bias in any::<bool>(),
+    ) {
+        check_conv([images, inputs, height, width], outputs, kernel, stride, padding, bias);
+    }
+
+    #[test]
+    fn normalisations_are_those_of_burn(
+        (images, channels, height, width) in (2usize..40, 1usize..6, 1usize..7, 1usize..7),
+        after in prop_oneof![Just(After::Nothing), Just(After::Relu), Just(After::AddRelu)],
+    ) {
+        check_norm([images, channels, height.max(2), width.max(2)], after);
+    }
+
+    #[test]
+    fn pools_and_shortcuts_are_those_of_burn(
+        (images, channels, height, width) in (1usize..40, 1usize..6, 1usize..9, 1usize..9),
+        more in 0usize..6,
+    ) {
+        check_pooling([images, channels, height, width], more);
+    }
+}
+
+#[test]
+fn sparse_convolutions_are_dense_ones_with_zeros() {
+    for (device, percent) in devices().into_iter().flat_map(|device| [0, 10, 30, 90].map(|p| (device.clone(), p))) {
+        let mut random_mask = bonsai_random::stream(0, "mask", percent);
+        let mask: Vec<bool> = (0..12 * 8 * 9).map(|_| random_mask.random_range(0..100) < percent).collect();
+        let pattern = Arc::new(Pattern::new([12, 8, 3, 3], mask.iter().copied()));
+        let flags: Vec<f32> = mask.iter().map(|kept| *kept as u8 as f32).collect();
+        let flags = Tensor::<4>::from_data(TensorData::new(flags, [12, 8, 3, 3]), &device);
+        let x = random([18, 8, 7, 9], "x", &device);
+        let weight = (random([12, 8, 3, 3], "weight", &device) * flags.clone()).detach().require_grad();
+        for (stride, gradients) in [(1, Gradients::Kept), (2, Gradients::Kept), (1, Gradients::All)] {
+            let activation = Activation::new(x.clone());
+            let y = sparse_conv2d(activation, weight.clone(), None, stride, 1, &pattern, gradients).into_nchw();
+            let mut ours = results(y, &[&x, &weight], &[]);
+            let y = burns_conv2d(x.clone(), weight.clone(), None, ConvOptions::new([stride; 2], [1, 1], [1, 1], 1));
+            let mut burns = results(y, &[&x, &weight], &[]);
+            if gradients == Gradients::Kept {
+                // The gradient of a weight that is not kept may be there or not.
+                for gradient in [&mut ours[2], &mut burns[2]] {
+                    gradient.iter_mut().zip(&mask).for_each(|(gradient, kept)| *gradient *= *kept as u8 as f32);
+                }
+            }
+            close(&ours, &burns);
+        }
+    }
+}
+
+/// A residual block by our operations.
+fn block(x: Activation, weights: &[Tensor<4>; 2], gamma: &Tensor<1>, beta: &Tensor<1>) -> Activation {
+    let y = conv2d(x.clone(), weights[0].clone(), None, 2, 1);
+    let y = batch_norm_train(y, gamma.clone(), beta.clone(), 1e-5, Then::Relu).output;
+    let y = conv2d(y, weights[1].clone(), None, 1, 1);
+    let shortcut = pad_shortcut(x, gamma.dims()[0]);
+    batch_norm_train(y, gamma.clone(), beta.clone(), 1e-5, Then::AddRelu(shortcut)).output
+}
+
+#[test]
+fn gradients_flow_through_a_residual_block_used_twice() {
+    let device = Device::flex().autodiff();
+    let x = random([19, 3, 8, 8], "x", &device);
+    let first = [random([5, 3, 3, 3], "a", &device), random([5, 5, 3, 3], "b", &device)];
+    let second = [random([5, 5, 3, 3], "c", &device), random([5, 5, 3, 3], "d", &device)];
+    let (gamma, beta) = (random([5], "gamma", &device), random([5], "beta", &device));
+    let inputs = [&x, &first[0], &first[1], &second[0], &second[1]];
+
+    let y = block(block(Activation::new(x.clone()), &first, &gamma, &beta), &second, &gamma, &beta);
+    let ours = results(
+        global_average(
+            y.add(Activation::new(x.clone()).through_nchw(|x| x.slice(s![.., ..1, ..2, ..2]).repeat_dim(1, 5))).relu(),
+        ),
+        &inputs,
+        &[&gamma, &beta],
+    );
+
+    let plain = |x: Tensor<4>, weights: &[Tensor<4>; 2]| {
+        let conv = |x, w: &Tensor<4>, s| burns_conv2d(x, w.clone(), None, ConvOptions::new([s; 2], [1; 2], [1; 2], 1));
+        let norm = |x| burns_batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5).output;
+        let missing = 5 - x.dims()[1];
+        let y = norm(conv(relu(norm(conv(x.clone(), &weights[0], 2))), &weights[1], 1));
+        let before = missing / 2;
+        relu(y + x.slice(s![.., .., ..;2, ..;2]).pad([(before, missing - before), (0, 0), (0, 0)], 0.0))
+    };
+    let y = plain(plain(x.clone(), &first), &second);
+    let y = relu(y + x.clone().slice(s![.., ..1, ..2, ..2]).repeat_dim(1, 5));
+    let burns = results(y.reshape([19, 5, 4]).mean_dim(2).squeeze_dim::<2>(2), &inputs, &[&gamma, &beta]);
+    // A chain of five layers multiplies the rounding of each.
+    for (ours, burns) in ours.iter().zip(&burns) {
+        let size = burns.iter().fold(1e-2f32, |size, value| size.max(value.abs()));
+        assert!(ours.iter().zip(burns).all(|(a, b)| (a - b).abs() <= 1e-4 * size), "{ours:?} is not {burns:?}");
+    }
+}
+
+#[test]
+fn backward_twice_and_from_clones_gives_the_same_gradients() {
+    let device = Device::flex().autodiff();
+    let x = random([3, 4, 6, 6], "x", &device);
+    let weight = random([4, 4, 3, 3], "weight", &device);
+    let (gamma, beta) = (random([4], "gamma", &device), random([4], "beta", &device));
+    let step = || {
+        let y = conv2d(Activation::new(x.clone()), weight.clone(), None, 1, 1);
+        let kept = y.clone();
+        let y = batch_norm_train(y, gamma.clone(), beta.clone(), 1e-5, Then::Relu).output;
+        // `kept` is used after its clone went through the layer, so that its gradient is a sum of two.
+        let y = y.clone().add(kept).add(y);
+        results(y.into_nchw(), &[&x, &weight], &[&gamma, &beta])
+    };
+    let first = step();
+    assert_eq!(step(), first);
+    assert_eq!(step(), first);
+}
+
+#[test]
+fn evaluation_needs_no_autodiff() {
+    let device = Device::flex();
+    for images in [1, 2, 17] {
+        let x = random([images, 3, 9, 7], "x", &device);
+        let weight = random([6, 3, 3, 3], "weight", &device);
+        let channel = |purpose| random([6], purpose, &device);
+        let variance = channel("variance").abs() + 0.5;
+        let y = conv2d(Activation::new(x.clone()), weight.clone(), None, 2, 1);
+        let y = batch_norm(y, channel("g"), channel("b"), channel("m"), variance.clone(), 1e-5, Then::Relu);
+        let burns = burns_conv2d(x, weight, None, ConvOptions::new([2, 2], [1, 1], [1, 1], 1));
+        let burns = relu(burns_batch_norm(burns, channel("g"), channel("b"), channel("m"), variance, 1e-5));
+        close(&[floats(y.into_nchw())], &[floats(burns)]);
+    }
+}
+
+#[test]
+fn inputs_that_ask_for_no_gradient_get_none() {
+    let device = Device::flex().autodiff();
+    let images = Tensor::from_inner(random([2, 3, 5, 5], "x", &Device::flex()));
+    let weight = random([4, 3, 3, 3], "weight", &device);
+    let y = conv2d(Activation::new(images.clone()), weight.clone(), None, 1, 1);
+    let gradients = y.into_nchw().sum().backward();
+    assert!(images.grad(&gradients).is_none());
+    assert!(weight.grad(&gradients).is_some());
+
+    // Images of a plain device are constants too.
+    let images = random([2, 3, 5, 5], "x", &Device::flex());
+    let y = conv2d(Activation::new(images), weight.clone(), None, 1, 1);
+    assert!(weight.grad(&y.into_nchw().sum().backward()).is_some());
+}
+
+#[test]
+fn balanced_checkpointing_uses_burns_own_operations() {
+    let device = Device::flex().autodiff().gradient_checkpointing();
+    let x = random([2, 3, 5, 5], "x", &device);
+    let weight = random([4, 3, 3, 3], "weight", &device);
+    let y = conv2d(Activation::new(x.clone()), weight.clone(), None, 1, 1);
+    assert_eq!(results(y.into_nchw(), &[&x, &weight], &[]).len(), 3);
+}

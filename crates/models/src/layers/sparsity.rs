@@ -1,0 +1,50 @@
+//! Which weights of which layers are kept, for kernels that leave the others out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bonsai_kernels::{Activation, Gradients, Pattern, conv2d, sparse_conv2d};
+use burn::module::{Param, ParamId};
+use burn::tensor::Tensor;
+
+/// The kept weights of every sparse convolution, by the weight's id. The default is a dense network.
+///
+/// Weights that a pattern leaves out must be zero.
+#[derive(Clone, Debug, Default)]
+pub struct Sparsity {
+    patterns: HashMap<ParamId, Arc<Pattern>>,
+    all_gradients: bool,
+}
+
+impl Sparsity {
+    /// Says which weights of a convolution `[out, in, kernel, kernel]` are kept.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the shape has another number of weights.
+    pub fn insert(&mut self, weight: ParamId, shape: [usize; 4], kept: Vec<bool>) {
+        self.patterns.insert(weight, Arc::new(Pattern::new(shape, kept)));
+    }
+
+    /// Asks for the gradients of removed weights too, as a method needs that grows by gradient.
+    pub fn with_all_gradients(&self) -> Self {
+        Self { all_gradients: true, ..self.clone() }
+    }
+
+    pub(super) fn convolve(
+        &self,
+        x: Activation,
+        weight: &Param<Tensor<4>>,
+        bias: Option<Tensor<1>>,
+        stride: usize,
+        padding: usize,
+    ) -> Activation {
+        match self.patterns.get(&weight.id) {
+            None => conv2d(x, weight.val(), bias, stride, padding),
+            Some(pattern) => {
+                let gradients = if self.all_gradients { Gradients::All } else { Gradients::Kept };
+                sparse_conv2d(x, weight.val(), bias, stride, padding, pattern, gradients)
+            }
+        }
+    }
+}
