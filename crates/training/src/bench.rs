@@ -9,36 +9,54 @@ use anyhow::Result;
 use bonsai_data::Batch;
 use bonsai_pruning::clock::Clock;
 use burn::tensor::Device;
+use toml::Value;
 
 use crate::experiment::Experiment;
 use crate::meter::Meter;
 use crate::setup::trainee;
 
-/// Medians of one network, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Steps before the first timed one, which compile kernels and fill caches.
+const WARM_UP: usize = 3;
+
+/// Times of one network's steps, in milliseconds.
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepTimes {
     /// The share of prunable weights that is removed.
     pub sparsity: f64,
-    /// Forward, loss and backward.
+    /// The median of forward, loss and backward.
     pub forward_backward: f64,
-    /// The optimizer step, masking included.
+    /// The median of the optimizer step, masking included.
     pub optimizer: f64,
-    /// One mask event, if the scheduler has any.
+    /// Whole steps, in the order in which they were taken.
+    pub steps: Vec<f64>,
+    /// The median of a mask event, if the scheduler has any.
     pub event: Option<f64>,
     /// Images in a step.
     pub batch_size: usize,
 }
 
 impl StepTimes {
-    /// Milliseconds of a whole step.
+    /// The median of a whole step.
     pub fn total(&self) -> f64 {
-        self.forward_backward + self.optimizer
+        median(&self.steps)
     }
 
     /// Images trained in a second.
     pub fn images_per_second(&self) -> f64 {
         1000.0 * self.batch_size as f64 / self.total()
     }
+}
+
+/// Replaces the scheduler by masks that never change: spread by ERK, or none at sparsity 0.
+pub fn at_sparsity(mut experiment: Experiment, sparsity: f64) -> Experiment {
+    // What every scheduler takes stays as it is.
+    experiment.scheduler.retain(|key, _| ["exclude", "floor"].contains(&key));
+    let own: &[(&str, Value)] = match sparsity {
+        0.0 => &[("name", "dense".into())],
+        _ => &[("name", "static".into()), ("sparsity", sparsity.into()), ("allocation", "erk".into())],
+    };
+    experiment.scheduler.extend(own.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    experiment
 }
 
 /// Times `steps` training steps of an experiment's network with the masks that its schedule ends at.
@@ -54,33 +72,33 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
     let horizon = experiment.horizon(experiment.records());
     let clock = |iteration| Clock { iteration, horizon, lr: 1e-6 };
 
-    let (mut forward_backward, mut optimizer, mut events) = (Vec::new(), Vec::new(), Vec::new());
     let schedule: Vec<_> =
         (1..=horizon.total()).filter_map(|i| trainee.engine.due(&clock(i)).map(|event| (i, event))).collect();
     let last = schedule.iter().rev().find(|(_, event)| event.sparsity.is_some()).or(schedule.last());
-    // The first steps compile kernels and fill caches.
-    for step in 0..steps + 2 {
+    let (mut forward_backward, mut optimizer, mut events) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..WARM_UP + steps {
         let began = synced(device)?;
         let gradients = trainee.gradients(&batch, false, &mut meter);
         let middle = synced(device)?;
         if let Some((iteration, event)) = last
-            && step < 3
+            && step < WARM_UP
         {
             trainee.event(&clock(*iteration), event, Some(&gradients));
             events.push(milliseconds(middle, synced(device)?));
         }
         let before_step = synced(device)?;
         trainee.step(gradients, 1e-6);
-        if step >= 2 {
+        if step >= WARM_UP {
             forward_backward.push(milliseconds(began, middle));
             optimizer.push(milliseconds(before_step, synced(device)?));
         }
     }
     Ok(StepTimes {
         sparsity: trainee.engine.sparsity(),
-        forward_backward: median(&mut forward_backward),
-        optimizer: median(&mut optimizer),
-        event: (!events.is_empty()).then(|| median(&mut events)),
+        forward_backward: median(&forward_backward),
+        optimizer: median(&optimizer),
+        steps: forward_backward.iter().zip(&optimizer).map(|(pass, update)| pass + update).collect(),
+        event: (!events.is_empty()).then(|| median(&events)),
         batch_size: experiment.batch_size,
     })
 }
@@ -106,7 +124,34 @@ fn milliseconds(from: Instant, to: Instant) -> f64 {
     (to - from).as_secs_f64() * 1000.0
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Gives the middle value, or the mean of the two middle ones.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_ones() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[8.0, 1.0, 2.0, 4.0]), 3.0);
+    }
+
+    #[test]
+    fn a_sparsity_replaces_the_scheduler_but_not_what_it_spares() {
+        let text = include_str!("../../../experiments/cifar10-vit-gmp.toml");
+        let experiment = Experiment::from_toml(text, "vit").unwrap();
+        let sparse = at_sparsity(experiment.clone(), 0.5);
+        sparse.check().unwrap();
+        let expected = "floor = 0.02\nname = 'static'\nsparsity = 0.5\nallocation = 'erk'";
+        assert_eq!(sparse.scheduler, expected.parse().unwrap());
+        let dense = at_sparsity(experiment, 0.0);
+        dense.check().unwrap();
+        assert_eq!(dense.scheduler_name(), "dense");
+    }
 }

@@ -120,6 +120,8 @@ fn list(folder: &Path) -> std::io::Result<Vec<Found>> {
 }
 
 fn load(found: &Found) -> Result<(Tensors, Value)> {
+    // Anything else, such as a device, might never end.
+    ensure!(found.path.is_file(), "it is no regular file");
     let bytes = fs::read(&found.path).map_err(|error| anyhow!("it cannot be read: {error}"))?;
     let hash = sha256(&bytes);
     ensure!(hash[..DIGITS] == found.hash, "its bytes do not have the checksum that its name states");

@@ -20,7 +20,7 @@ use toml::Table;
 
 use crate::lr::{LearningRate, Schedule};
 use crate::optimizer::Rule;
-pub use sentences::nearest;
+pub use sentences::{in_plain_words, nearest};
 pub use settings::{Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings};
 
 /// A training, resolved: nothing is left to a default.
@@ -98,13 +98,14 @@ impl Experiment {
         }
         // Values are judged after the assignments, which may mend them.
         let mut table = experiment.table();
+        let own = experiment.scheduler.clone();
         for assignment in assignments {
             overrides::apply_set(&mut table, assignment)?;
             experiment = Self::deserialize(table.clone())
                 .map_err(|e| format!("--set {assignment}: {}", sentences::suggest(e.message())))?;
         }
         experiment.fill(name)?;
-        experiment.check().map_err(|message| sentences::suggest(&message))?;
+        experiment.check().map_err(|message| sentences::of_override(&message, &own, name))?;
         Ok(experiment)
     }
 

@@ -11,6 +11,7 @@ pub mod hardware;
 pub mod loss;
 pub mod lr;
 pub mod meter;
+mod mistake;
 pub mod optimizer;
 pub mod parameters;
 pub mod position;
@@ -22,3 +23,5 @@ pub mod snapshot;
 pub mod tensors;
 pub mod train;
 pub mod trainee;
+
+pub use mistake::Mistake;

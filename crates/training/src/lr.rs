@@ -4,7 +4,7 @@
 //! Loshchilov, Hutter, "SGDR", 2017 (one period). One-cycle: Smith, Topin, "Super-Convergence", 2018, with the
 //! constants of `torch.optim.lr_scheduler.OneCycleLR` (30 % up from lr/25, cosine down to lr/250,000).
 
-use std::f64::consts::PI;
+use bonsai_pruning::curve::cosine;
 
 /// How the learning rate moves over a training.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,25 +54,20 @@ impl LearningRate {
                 let passed = milestones.iter().filter(|&&milestone| iteration >= milestone).count();
                 self.base * gamma.powi(passed as i32)
             }
-            Schedule::Cosine { last } => between(self.base, *last, progress),
+            Schedule::Cosine { last } => cosine(self.base, *last, progress),
             Schedule::OneCycle => {
                 let (first, last) = (self.base / 25.0, self.base / 25.0 / 1e4);
                 let end = (total - 1) as f64;
                 let peak = 0.3 * total as f64 - 1.0;
                 let now = (iteration - self.warmup) as f64;
                 if now <= peak {
-                    between(first, self.base, now / peak)
+                    cosine(first, self.base, now / peak)
                 } else {
-                    between(self.base, last, ((now - peak) / (end - peak)).min(1.0))
+                    cosine(self.base, last, ((now - peak) / (end - peak)).min(1.0))
                 }
             }
         }
     }
-}
-
-/// Goes from `from` to `to` along half a cosine.
-fn between(from: f64, to: f64, progress: f64) -> f64 {
-    to + (from - to) * (1.0 + (PI * progress).cos()) / 2.0
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct EpochRow {
     pub valid_accuracy: f64,
     /// Share of the prunable weights that is removed.
     pub sparsity: f64,
-    /// Prunable weights that are kept.
+    /// Prunable weights that are not zero; a kept weight that was grown at the last iteration still is.
     pub nonzero: u64,
     /// MACs for one image with the removed weights left out.
     pub macs: u64,
@@ -137,7 +137,9 @@ pub struct Summary {
     pub target_sparsity: f64,
     /// Share of the prunable weights that is removed.
     pub sparsity: f64,
-    /// Prunable weights that are kept.
+    /// Prunable weights that are kept, which is what sparsity counts.
+    pub kept: u64,
+    /// Prunable weights that are not zero; a kept weight that was grown at the last iteration still is.
     pub nonzero: u64,
     /// Prunable weights.
     pub prunable: u64,
@@ -179,9 +181,10 @@ impl Summary {
             ensure!(share.is_nan() || (0.0..=1.0).contains(&share), "{name} is {share}, and must lie between 0 and 1");
         }
         ensure!(
-            self.nonzero <= self.prunable,
-            "nonzero is {}, more than the {} prunable weights",
+            self.nonzero <= self.kept && self.kept <= self.prunable,
+            "nonzero is {}, kept {} and prunable {}, which must rise in this order",
             self.nonzero,
+            self.kept,
             self.prunable
         );
         Ok(())
@@ -276,6 +279,7 @@ mod tests {
             best_epoch: Some(3),
             best_valid_accuracy: Some(0.9),
             sparsity: 0.9,
+            kept: 10,
             nonzero: 10,
             prunable: 100,
             hardware: Hardware { cpu: "a cpu".into(), ..Hardware::default() },

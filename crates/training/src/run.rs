@@ -12,6 +12,7 @@ use bonsai_pruning::scheduler::Event;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::Mistake;
 use crate::checkpoint;
 use crate::dashboard::{Dashboard, Plan, Progress};
 use crate::diagnose::{all_finite, diagnose};
@@ -94,7 +95,7 @@ impl<'a> Run<'a> {
             state.check(setup, &fingerprint)?;
             notes.extend(state.differences(setup));
             parts.trainee.restore(loaded.tensors, state.trainee)?;
-            folder.truncate_to(&state.lengths)?;
+            notes.extend(folder.truncate_to(&state.lengths)?);
             at = state.position;
             at.resumes += u32::from(opening == Opening::Resume);
             let from = at.iteration;
@@ -105,8 +106,10 @@ impl<'a> Run<'a> {
         } else {
             ensure!(
                 !folder.summary().exists() && read_metrics(&folder.metrics()).is_ok_and(|rows| rows.is_empty()),
-                "{} holds the records of a run but no checkpoint to go on from: bring its checkpoint/ back, or start anew with --out",
-                setup.folder.display()
+                Mistake(format!(
+                    "{} holds the records of a run but no checkpoint to go on from: bring its checkpoint/ back, or start anew with --out",
+                    setup.folder.display()
+                ))
             );
             folder.truncate_to(&BTreeMap::new())?;
         }
@@ -147,7 +150,7 @@ impl<'a> Run<'a> {
             last_read: now,
         };
         for note in notes {
-            warn!("{note}");
+            info!("{note}");
             run.dashboard.note(&note);
         }
         if fresh {
@@ -293,7 +296,7 @@ impl<'a> Run<'a> {
             valid_loss: valid.mean_loss(),
             valid_accuracy: valid.accuracy(),
             sparsity: engine.sparsity(),
-            nonzero: engine.kept(),
+            nonzero: self.parts.trainee.nonzero(),
             macs: engine.macs(),
             seconds: self.at.epoch_seconds + began.elapsed().as_secs_f64(),
             images_per_second: images / self.at.epoch_seconds,
@@ -405,20 +408,26 @@ impl State {
         let folder = setup.folder.display();
         ensure!(
             self.experiment == setup.experiment.to_toml(),
-            "{folder} was started with other settings: resume it with those, or start anew with --out"
+            Mistake(format!(
+                "{folder} was started with other settings: resume it with those, or start anew with --out"
+            ))
         );
         ensure!(
             self.fingerprint == fingerprint,
-            "the data set {} is not the one that {folder} was started with (fingerprint {fingerprint}, then {}): restore it, or start anew with --out",
-            setup.source.set(),
-            self.fingerprint
+            Mistake(format!(
+                "the data set {} is not the one that {folder} was started with (fingerprint {fingerprint}, then {}): restore it, or start anew with --out",
+                setup.source.set(),
+                self.fingerprint
+            ))
         );
         let limit =
             |limit: Option<usize>| limit.map_or("no --limit-test".to_string(), |limit| format!("--limit-test {limit}"));
         ensure!(
             self.limit_test == setup.limit_test,
-            "{folder} was started with {}: resume it so, that its figures stay comparable",
-            limit(self.limit_test)
+            Mistake(format!(
+                "{folder} was started with {}: resume it in the same way, so that its figures stay comparable",
+                limit(self.limit_test)
+            ))
         );
         Ok(())
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use crate::Mistake;
 use crate::records::{EpochRow, EventRow, LayerRow, Summary, csv_header, csv_rows};
 
 /// The ending of a file that is still being written.
@@ -101,15 +102,15 @@ impl RunFolder {
     pub fn create(path: &Path, fresh: bool) -> Result<Self> {
         let paths = RunPaths::new(path);
         if !fresh && !paths.holds_run() {
-            bail!("{} holds no run to go on with; leave out --resume to start one", path.display());
+            bail!(Mistake(format!("{} holds no run to go on with; leave out --resume to start one", path.display())));
         }
         fs::create_dir_all(path).with_context(|| format!("the run folder {} cannot be made", path.display()))?;
         let lock = lock(path)?;
         if fresh && paths.holds_run() {
-            bail!(
+            bail!(Mistake(format!(
                 "{} already holds a run: --resume continues it; to start anew, give another folder with --out or delete this one",
                 path.display()
-            );
+            )));
         }
         let files =
             Growing::ALL.into_iter().map(|file| Ok((file, open(&path.join(file.name()))?))).collect::<Result<_>>()?;
@@ -157,24 +158,24 @@ impl RunFolder {
 
     /// Drops what was written after `lengths` were taken; a file without a length is emptied.
     ///
-    /// # Errors
-    /// A file that is shorter than it was, or in which something else stands there, is named; nothing is changed then.
-    pub fn truncate_to(&self, lengths: &BTreeMap<String, u64>) -> Result<()> {
+    /// Returns a sentence for each file that is shorter than it was, or in which something else stands there: it stays as
+    /// it is, and the rows to come follow a gap. The weights of the run do not depend on it.
+    pub fn truncate_to(&self, lengths: &BTreeMap<String, u64>) -> Result<Vec<String>> {
         let length = |file: Growing| lengths.get(file.name()).copied().unwrap_or(0);
+        let mut warnings = Vec::new();
         for (file, handle) in &self.files {
             let path = self.root.join(file.name());
-            check(*file, handle, length(*file)).with_context(|| {
-                format!(
-                    "{} does not fit the checkpoint; put it back as it was, or start anew with --out",
+            if let Err(error) = check(*file, handle, length(*file)) {
+                warnings.push(format!(
+                    "{} does not fit the checkpoint, since {error}: it stays as it is, and new rows follow a gap",
                     path.display()
-                )
-            })?;
-        }
-        for (file, handle) in &self.files {
+                ));
+                continue;
+            }
             let cut = handle.set_len(length(*file)).and_then(|()| handle.sync_all());
-            cut.with_context(|| format!("{} cannot be cut back", self.root.join(file.name()).display()))?;
+            cut.with_context(|| format!("{} cannot be cut back", path.display()))?;
         }
-        Ok(())
+        Ok(warnings)
     }
 
     fn append_row<Row: Serialize>(&self, file: Growing, row: &Row) -> Result<()> {
@@ -285,7 +286,7 @@ fn lock(folder: &Path) -> Result<File> {
             // A process that was just killed holds its lock until the system has taken it down.
             Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PATIENCE / 20),
             Err(TryLockError::WouldBlock) => {
-                bail!("another run is writing {}; wait for it, or use --out", folder.display())
+                bail!(Mistake(format!("another run is writing {}; wait for it, or use --out", folder.display())))
             }
             Err(TryLockError::Error(error)) => {
                 bail!("{} cannot be locked ({error}); choose a folder on a local disk with --out", path.display())

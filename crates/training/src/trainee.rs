@@ -175,6 +175,12 @@ impl Trainee {
         self.sparsity = parameters::sparsity(&self.network, self.engine.layers().iter().zip(self.engine.masks()));
     }
 
+    /// Prunable weights that are not zero; a kept weight that was just grown still is.
+    pub fn nonzero(&self) -> u64 {
+        let layers = parameters::weights(&self.network, self.engine.layers());
+        layers.iter().flatten().filter(|weight| **weight != 0.0).count() as u64
+    }
+
     /// The masks by layer name, in the order in which the weights are stored.
     pub fn stored_masks(&self) -> BTreeMap<String, Mask> {
         (self.engine.layers().iter().zip(self.engine.masks()))

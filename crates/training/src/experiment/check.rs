@@ -37,7 +37,14 @@ impl Experiment {
     fn check_counts(&self) -> Result<(), String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if !self.name.chars().all(plain) || self.name.starts_with('.') || self.name.is_empty() {
-            return Err(format!("name is `{}`, but it names a folder: letters, digits, -, _ and . only", self.name));
+            let fitting: String = self.name.chars().map(|c| if plain(c) { c } else { '-' }).collect();
+            let fitting = fitting.trim_matches(['-', '.']);
+            return Err(format!(
+                "name is `{}`, but it names a folder, of letters from a to z, digits, -, _ and . only: add `name = \"{}\"` to \
+                 the file",
+                self.name,
+                if fitting.is_empty() { "experiment" } else { fitting }
+            ));
         }
         whole("epochs", self.epochs, 1, 100_000)?;
         whole("batch_size", self.batch_size as u64, 1, 65_536)?;

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-static OPTIONAL: [(&str, Value); 7] = [
+static OPTIONAL: [(&str, Value); 8] = [
     ("name", Value::String(String::new())),
     ("shortcut", Value::String(String::new())),
     ("stem", Value::String(String::new())),
@@ -13,6 +13,7 @@ static OPTIONAL: [(&str, Value); 7] = [
     ("lr.milestones", Value::Array(Vec::new())),
     ("optimizer.clip_norm", Value::Float(0.0)),
     ("scheduler.exclude", Value::Array(Vec::new())),
+    ("scheduler.floor", Value::Float(0.0)),
 ];
 
 /// Replaces one value of `table` by an assignment such as `optimizer.lr=0.05`.
@@ -79,8 +80,9 @@ fn literal(text: &str) -> Option<Value> {
 
 /// Says which known path is spelled most like an unknown one.
 fn unknown(path: &str, known: &[(String, Value)]) -> String {
-    let names = known.iter().map(|(name, _)| name.as_str()).chain(OPTIONAL.iter().map(|(name, _)| *name));
-    let names: Vec<&str> = names.collect();
+    let mut names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+    let absent: Vec<&str> = OPTIONAL.iter().map(|(name, _)| *name).filter(|name| !names.contains(name)).collect();
+    names.extend(absent);
     let hint = nearest(path, names.iter().copied())
         .map_or_else(|| format!("its keys are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
     format!("--set: the experiment has no key `{path}`; {hint}")
@@ -135,6 +137,16 @@ mod tests {
             let message = apply_set(&mut table(), assignment).unwrap_err();
             assert!(message.contains(near), "{message}");
         }
+    }
+
+    #[test]
+    fn every_key_is_listed_once() {
+        let mut table = table();
+        table.insert("name".to_string(), Value::String("run".to_string()));
+        let message = apply_set(&mut table, "zzz=1").unwrap_err();
+        let listed: Vec<&str> = message.split("its keys are ").nth(1).unwrap().split(", ").collect();
+        assert_eq!(listed.iter().filter(|key| **key == "name").count(), 1, "{message}");
+        assert!(listed.contains(&"scheduler.floor"), "{message}");
     }
 
     #[test]

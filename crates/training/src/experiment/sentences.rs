@@ -1,5 +1,14 @@
 //! Turns the errors of serde and TOML into sentences that name the line and the nearest valid name.
 
+use toml::{Table, Value};
+
+/// Letters of a line or a word that a sentence repeats at most.
+const LONGEST_LINE: usize = 200;
+const LONGEST_WORD: usize = 80;
+
+/// The keys that every scheduler knows beside its own.
+const COMMON: [&str; 2] = ["exclude", "floor"];
+
 /// Returns the candidate that is spelled most like `word`, if any is close.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_lowercase();
@@ -21,14 +30,19 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// Says what is wrong with a TOML text: the file, the line, the key and the nearest valid name.
 pub(super) fn of_toml(error: &toml::de::Error, text: &str, name: &str) -> String {
-    let sentence = suggest(error.message());
+    let mut sentence = suggest(error.message());
+    if let Some((key, section)) = missing_in(error.message(), text) {
+        sentence =
+            format!("the key `{key}` is missing in [{section}]; add a line such as `{}`", example_of(key, section));
+    }
     // serde reports a missing key at the start of its table, which helps nobody.
     let missing = error.message().starts_with("missing field");
     let Some(span) = error.span().filter(|_| !missing) else { return format!("{name}.toml: {sentence}") };
     let before = text.get(..span.start).unwrap_or(text);
     let number = before.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or("").trim();
-    let place = if sentence.contains("did you mean") { String::new() } else { format!(" in `{line}`") };
+    let line: String = text.lines().nth(number - 1).unwrap_or("").trim().chars().filter(|c| !c.is_control()).collect();
+    let repeats = !sentence.contains("did you mean") && line.chars().count() <= LONGEST_LINE;
+    let place = if repeats { format!(" in `{line}`") } else { String::new() };
     format!("{name}.toml, line {number}: {sentence}{place}")
 }
 
@@ -51,27 +65,119 @@ pub(super) fn of_scheduler(message: &str, text: &str, name: &str) -> String {
     format!("{name}.toml: {sentence}")
 }
 
-/// Rewrites serde's "unknown … expected one of …" and "missing field …"; other messages keep their words.
+/// Says what is wrong after `--set`; `own` is the section `[scheduler]` of the file.
+pub(super) fn of_override(message: &str, own: &Table, name: &str) -> String {
+    let words = backticked(message);
+    let before = own.get("name").and_then(Value::as_str).unwrap_or_default();
+    match &words[..] {
+        [scheduler, key, ..]
+            if message.starts_with("scheduler `")
+                && message.contains("unknown field")
+                && scheduler != before
+                && own.contains_key(key) =>
+        {
+            format!(
+                "--set scheduler.name={scheduler}: the keys of {before} remain, and {scheduler} does not know `{key}`; edit \
+                 the table [scheduler] in {name}.toml instead"
+            )
+        }
+        _ => suggest(message),
+    }
+}
+
+/// Finds the section in which a key is missing that serde names without it.
+fn missing_in<'a>(message: &'a str, text: &str) -> Option<(&'a str, &'static str)> {
+    let key = message.strip_prefix("missing field `")?.split('`').next()?;
+    match key {
+        "name" => Some((key, "optimizer")),
+        "schedule" => Some((key, "lr")),
+        // Without the section [lr] it is that which is missing.
+        "lr" => toml::from_str::<Table>(text).ok()?.contains_key("lr").then_some((key, "optimizer")),
+        _ => None,
+    }
+}
+
+/// Rewrites serde's "unknown … expected one of …", "missing field …" and "invalid type …".
 pub(super) fn suggest(message: &str) -> String {
     let message = message.trim().replace('\n', " ");
     let start = ["unknown field", "unknown variant", "missing field"].iter().find_map(|words| message.find(words));
-    let Some(start) = start else { return message };
+    let Some(start) = start else { return in_plain_words(&message) };
     let (prefix, about) = message.split_at(start);
     // toml ends its message with the place, as in "… in `allocation`".
     let (about, place) = about.rsplit_once(" in `").map_or((about, None), |(about, place)| (about, Some(place)));
-    let names = backticked(about);
+    let mut names = backticked(about);
+    if prefix.starts_with("scheduler `") && about.starts_with("unknown field") {
+        names.extend(COMMON.map(String::from));
+    }
     let Some((word, known)) = names.split_first() else { return message };
     if about.starts_with("missing") {
-        return format!("{prefix}the key `{word}` is missing; add a line such as `{}`", example_of(word));
+        return format!("{prefix}the key `{word}` is missing; add a line such as `{}`", example_of(word, ""));
     }
+    let hint = nearest(word, known.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
+    let word = shortened(word);
     let what = match place {
         _ if about.starts_with("unknown field") => format!("unknown key `{word}`"),
         Some(key) => format!("unknown value `{word}` of `{key}"),
         None => format!("unknown value `{word}`"),
     };
-    let hint = nearest(word, known.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
     let valid = if known.is_empty() { "none".to_string() } else { known.join(", ") };
     format!("{prefix}{what}{} (valid: {valid})", hint.unwrap_or_default())
+}
+
+/// Rewrites serde's "invalid type: …, expected u64" in words that need no Rust; other messages stay.
+pub fn in_plain_words(message: &str) -> String {
+    let start =
+        ["invalid type: ", "invalid value: "].iter().find_map(|words| Some((message.find(words)?, words.len())));
+    let Some((start, length)) = start else { return message.to_string() };
+    let (prefix, about) = (&message[..start], &message[start + length..]);
+    let Some((found, expected)) = about.rsplit_once(", expected ") else { return message.to_string() };
+    let (expected, place) = expected.rsplit_once(" in `").map_or((expected, None), |(it, place)| (it, Some(place)));
+    let (found, expected) = match found.strip_suffix(" as i128").or_else(|| found.strip_suffix(" as u128")) {
+        Some(found) => (found, format!("a whole number of at most {}", i64::MAX)),
+        None => (found, kind(expected)),
+    };
+    let found = shortened(&value(found));
+    match place {
+        Some(key) => format!("{prefix}`{key} takes {expected}, not {found}"),
+        None => format!("{prefix}expected {expected}, not {found}"),
+    }
+}
+
+/// Names what serde expects.
+fn kind(expected: &str) -> String {
+    let kind = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
+        "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "string or table" | "wanted string or table" => "a text",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") || other == "a map" => "a section with keys",
+        other => match other.strip_prefix("an array of length ") {
+            Some(length) => return format!("a list of {length} values"),
+            None => other,
+        },
+    };
+    kind.to_string()
+}
+
+/// Writes what serde found as it stands in the file.
+fn value(found: &str) -> String {
+    match found {
+        "sequence" => return "a list".to_string(),
+        "map" => return "a section with keys".to_string(),
+        _ => (),
+    }
+    let kinds = ["integer ", "floating point ", "boolean ", "string "];
+    kinds.iter().find_map(|kind| found.strip_prefix(kind)).unwrap_or(found).trim_matches('`').to_string()
+}
+
+/// Cuts a word that is too long to be repeated.
+fn shortened(word: &str) -> String {
+    if word.chars().count() <= LONGEST_WORD {
+        return word.to_string();
+    }
+    word.chars().take(LONGEST_WORD).chain("…".chars()).collect()
 }
 
 /// Returns the words between backticks.
@@ -80,8 +186,10 @@ fn backticked(message: &str) -> Vec<String> {
 }
 
 /// Returns a line that gives a required key a usual value.
-fn example_of(key: &str) -> String {
+fn example_of(key: &str, section: &str) -> String {
     match key {
+        "name" => "name = \"sgd\"".to_string(),
+        "lr" if section == "optimizer" => "lr = 0.1".to_string(),
         "model" => "model = \"resnet20\"".to_string(),
         "data" => "data = \"cifar10\"".to_string(),
         "epochs" => "epochs = 160".to_string(),
@@ -127,8 +235,22 @@ mod tests {
             ),
             (
                 "scheduler `dense`: unknown field `every`, there are no fields",
-                "scheduler `dense`: unknown key `every` (valid: none)",
+                "scheduler `dense`: unknown key `every` (valid: exclude, floor)",
             ),
+            (
+                "scheduler `gmp`: unknown field `flor`, expected `every` or `scope`",
+                "scheduler `gmp`: unknown key `flor`; did you mean `floor`? (valid: every, scope, exclude, floor)",
+            ),
+            (
+                "scheduler `gmp`: invalid value: integer `-1`, expected u64 in `every`",
+                "scheduler `gmp`: `every` takes a whole number of 0 or more, not -1",
+            ),
+            ("invalid type: string \"many\", expected f64", "expected a number, not \"many\""),
+            (
+                "invalid type: integer `99999999999999999999` as i128, expected u64",
+                "expected a whole number of at most 9223372036854775807, not 99999999999999999999",
+            ),
+            ("invalid type: sequence, expected a boolean", "expected true or false, not a list"),
             ("missing field `epochs`", "the key `epochs` is missing; add a line such as `epochs = 160`"),
             ("`sparsity` is 1.5, but must be below 1", "`sparsity` is 1.5, but must be below 1"),
         ] {
