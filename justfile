@@ -1,16 +1,19 @@
 # `just` alone lists the recipes; each is one cargo line.
 
+# Hands arguments on as they were quoted.
+set positional-arguments
+
 [private]
 default:
     @just --list
 
 # Train an experiment, as in: just train shapes10-resnet20-granet
 train *ARGS:
-    cargo run --release --bin bonsai -- train {{ARGS}}
+    cargo run --release --bin bonsai -- train "$@"
 
 # Show every mask event of an experiment before it is started
 plan *ARGS:
-    cargo run --release --bin bonsai -- plan {{ARGS}}
+    cargo run --release --bin bonsai -- plan "$@"
 
 # Run all tests
 test:
@@ -20,14 +23,14 @@ test:
 check:
     cargo fmt --all --check && cargo clippy --release --workspace --all-targets -- -D warnings
 
-# Time training steps
+# Time training steps against PyTorch's, as in: just bench resnet20 vgg19 --threads 1,2
 bench *ARGS:
-    cargo run --release --bin bonsai -- bench {{ARGS}}
+    cargo build --release --bin bonsai && python3 experiments/bench/run.py "$@"
 
 # List, fetch or check data sets, as in: just data fetch cifar10
 data *ARGS:
-    cargo run --release --bin bonsai -- data {{ARGS}}
+    cargo run --release --bin bonsai -- data "$@"
 
 # List or show finished runs, as in: just runs list
 runs *ARGS:
-    cargo run --release --bin bonsai -- runs {{ARGS}}
+    cargo run --release --bin bonsai -- runs "$@"

@@ -1,19 +1,26 @@
 //! `bonsai bench`: times training steps on this machine.
 
 use anyhow::Result;
-use bonsai_training::bench::{StepTimes, step_times};
+use bonsai_training::bench::{StepTimes, at_sparsity, step_times};
+use bonsai_training::experiment::Experiment;
+use bonsai_training::hardware::{Hardware, git_revision, peak_memory};
+use clap::ValueEnum;
+use serde::Serialize;
 
-use crate::device::{self, Choice};
+use crate::device::{self, Choice, Chosen};
+use crate::error::user;
 use crate::experiments::Selection;
-use crate::table::percent;
+use crate::table::{Table, count, percent};
 use crate::train::threads;
 
 const EXAMPLES: &str = "\
 Examples:
   bonsai bench cifar10-resnet20-granet
   bonsai bench cifar10-resnet20-granet --device wgpu --steps 30
+  bonsai bench cifar10-resnet20-static --set model=vgg19 --sparsity 0,0.8,0.9,0.95 --threads 2
 
-Medians over the steps, with the masks that the schedule ends at and without any. Loading images is not counted.";
+Medians over the steps. Without --sparsity: dense, and with the masks that the schedule ends at. Loading images is not
+counted. `just bench` compares these figures with PyTorch's.";
 
 /// Time training steps on this machine.
 #[derive(Debug, clap::Args)]
@@ -30,39 +37,147 @@ pub struct Args {
     /// Threads of the CPU kernels; all cores if absent
     #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// Time masks that never change, spread by ERK, at these sparsities instead of the schedule; 0 is dense
+    #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = share)]
+    sparsity: Vec<f64>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// A table to read.
+    #[default]
+    Table,
+    /// One JSON object a line and sparsity, with the time of every step.
+    Json,
+}
+
+/// One line of `--format json`; times in milliseconds, memory in bytes.
+#[derive(Serialize)]
+struct Line<'a> {
+    experiment: &'a str,
+    network: &'a str,
+    parameters: u64,
+    batch_size: usize,
+    device: &'a str,
+    cpu: &'a str,
+    revision: Option<&'a str>,
+    threads: usize,
+    sparsity: f64,
+    forward_backward: f64,
+    optimizer: f64,
+    milliseconds: f64,
+    images_per_second: f64,
+    event: Option<f64>,
+    steps: &'a [f64],
+    /// Of the process so far: give one sparsity a call where it matters.
+    peak_memory: Option<u64>,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// A wrong experiment or an absent device is a user's mistake.
+/// A wrong experiment, an impossible sparsity or an absent device is a user's mistake.
 pub fn run(args: Args) -> Result<String> {
     let experiment = args.selection.read()?;
+    let variants = match args.sparsity.as_slice() {
+        [] => vec![at_sparsity(experiment.clone(), 0.0), experiment.clone()],
+        shares => shares.iter().map(|&share| at_sparsity(experiment.clone(), share)).collect(),
+    };
+    for variant in &variants {
+        variant.check().map_err(user)?;
+    }
     device::set_threads(args.threads)?;
     let chosen = device::choose(args.device)?;
-    let mut dense = experiment.clone();
-    dense.scheduler = toml::Table::from_iter([("name".to_string(), "dense".into())]);
+    let time = |variant: &Experiment| step_times(variant, &chosen.device, args.steps as usize);
+    match args.format {
+        Format::Table => table(&experiment, &variants, &chosen, args.steps, time),
+        Format::Json => lines(&variants, &chosen, time),
+    }
+}
 
-    let mut text = format!(
-        "{} of {}, batch {}, on {}: medians of {} steps, milliseconds\n\n",
-        experiment.name, experiment.model, experiment.batch_size, chosen.name, args.steps
-    );
-    text += "sparsity  forward+backward  optimizer+masks     step  images/s  mask event\n";
-    for experiment in [&dense, &experiment] {
-        text += &row(&step_times(experiment, &chosen.device, args.steps as usize)?);
+fn table(
+    experiment: &Experiment,
+    variants: &[Experiment],
+    chosen: &Chosen,
+    steps: u64,
+    time: impl Fn(&Experiment) -> Result<StepTimes>,
+) -> Result<String> {
+    let mut table = Table::new(&["sparsity", "forward+backward", "optimizer+masks", "step", "images/s", "mask event"]);
+    for variant in variants {
+        let times = time(variant)?;
+        table.row(vec![
+            percent(times.sparsity),
+            format!("{:.1}", times.forward_backward),
+            format!("{:.1}", times.optimizer),
+            format!("{:.1}", times.total()),
+            format!("{:.1}", times.images_per_second()),
+            times.event.map_or("-".to_string(), |event| format!("{event:.1}")),
+        ]);
+    }
+    let memory = peak_memory().map_or(String::new(), |bytes| {
+        format!("\nThe process held {} MB at most.\n", count(bytes.div_ceil(1_000_000)))
+    });
+    Ok(format!(
+        "{} of {}, batch {}, on {}, {} threads: medians of {steps} steps, milliseconds\n\n{}{memory}",
+        experiment.name,
+        experiment.model,
+        experiment.batch_size,
+        chosen.name,
+        rayon::current_num_threads(),
+        table.render(),
+    ))
+}
+
+fn lines(variants: &[Experiment], chosen: &Chosen, time: impl Fn(&Experiment) -> Result<StepTimes>) -> Result<String> {
+    let (cpu, revision) = (Hardware::detect(&chosen.name).cpu, git_revision());
+    let mut text = String::new();
+    for variant in variants {
+        let times = time(variant)?;
+        let line = Line {
+            experiment: &variant.name,
+            network: &variant.model,
+            parameters: variant.architecture().graph().map_err(user)?.parameters,
+            batch_size: times.batch_size,
+            device: &chosen.name,
+            cpu: &cpu,
+            revision: revision.as_deref(),
+            threads: rayon::current_num_threads(),
+            sparsity: times.sparsity,
+            forward_backward: times.forward_backward,
+            optimizer: times.optimizer,
+            milliseconds: times.total(),
+            images_per_second: times.images_per_second(),
+            event: times.event,
+            steps: &times.steps,
+            peak_memory: peak_memory(),
+        };
+        text += &serde_json::to_string(&line)?;
+        text.push('\n');
     }
     Ok(text)
 }
 
-fn row(times: &StepTimes) -> String {
-    let event = times.event.map_or("-".to_string(), |event| format!("{event:.1}"));
-    format!(
-        "{:>8}  {:>16.1}  {:>15.1}  {:>7.1}  {:>8.1}  {event:>10}\n",
-        percent(times.sparsity),
-        times.forward_backward,
-        times.optimizer,
-        times.total(),
-        times.images_per_second(),
-    )
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("a share of the weights is needed, from 0 to less than 1, as in 0.9".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_less_than_one() {
+        assert_eq!(share("0.95"), Ok(0.95));
+        assert_eq!(share("0"), Ok(0.0));
+        for wrong in ["1", "90", "-0.1", "nan", "90%"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 }

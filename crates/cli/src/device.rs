@@ -18,7 +18,7 @@ pub enum Choice {
     /// A discrete GPU if there is one (on macOS the integrated one), else the CPU.
     #[default]
     Auto,
-    /// The CPU, through burn-flex.
+    /// The CPU: bonsai's own kernels on burn-flex.
     Cpu,
     /// The CPU, through burn-ndarray.
     Ndarray,

@@ -1,8 +1,10 @@
 //! `bonsai eval`: measures a trained network on the test split.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bonsai_training::evaluate::evaluate_snapshot;
 use bonsai_training::run_folder::RunPaths;
 use bonsai_training::snapshot;
@@ -10,12 +12,15 @@ use bonsai_training::snapshot;
 use crate::dataset;
 use crate::device::{self, Choice};
 use crate::error::user;
+use crate::experiments::whole;
+use crate::runs;
 use crate::table::{count, percent};
 use crate::train::{threads, workers};
 
 const EXAMPLES: &str = "\
 Examples:
-  bonsai eval experiments/runs/shapes10-resnet20-granet/seed-0
+  bonsai eval shapes10-resnet20-granet/seed-0
+  bonsai eval /mnt/runs/first
   bonsai eval model.safetensors --data-dir /mnt/datasets
 
 The file alone is enough: architecture, data set and masks are stored in it.";
@@ -24,7 +29,7 @@ The file alone is enough: architecture, data set and masks are stored in it.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A run folder or a model.safetensors
+    /// A run as `bonsai runs list` names it, a run folder or a model.safetensors
     #[arg(value_name = "RUN_OR_SAFETENSORS")]
     run: PathBuf,
     /// Where the network runs
@@ -34,10 +39,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Use the first N test records only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u64::MAX))]
     limit_test: Option<u64>,
     /// Threads of the CPU kernels; all cores if absent
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
 }
 
@@ -45,9 +50,15 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// A path without a network or an absent data set is a user's mistake; a damaged file is a failure.
+/// A path without a network, another kind of file or an absent data set is a user's mistake; a damaged file is a failure.
 pub fn run(args: Args) -> Result<String> {
     let path = network_file(&args.run)?;
+    if !is_network(&path)? {
+        return Err(user(format!(
+            "{} cannot be evaluated: this is no model.safetensors of bonsai, which a finished training leaves",
+            path.display()
+        )));
+    }
     device::set_threads(args.threads)?;
     let header = snapshot::read(&path)?.header;
     let source = dataset::require(dataset::named(&header.data)?, args.data_dir.as_deref())?;
@@ -79,12 +90,15 @@ fn network_file(path: &Path) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path.to_path_buf());
     }
-    if !path.is_dir() {
-        return Err(user(format!(
-            "there is no {}: give a run folder (see `bonsai runs list`) or a model.safetensors",
-            path.display()
-        )));
-    }
+    let named;
+    let path = if path.is_dir() {
+        path
+    } else {
+        named = runs::named(&path.to_string_lossy(), Path::new(runs::FOLDER)).map_err(|error| {
+            user(format!("{error:#} (give a run as `bonsai runs list` names it, a run folder or a model.safetensors)"))
+        })?;
+        &named
+    };
     let model = RunPaths::new(path).model();
     if model.is_file() {
         return Ok(model);
@@ -93,4 +107,15 @@ fn network_file(path: &Path) -> Result<PathBuf> {
         "{} holds no model.safetensors: it is no run folder, or its training has not finished",
         path.display()
     )))
+}
+
+/// Tells whether a file presents itself as a network of bonsai, damaged or not.
+fn is_network(path: &Path) -> Result<bool> {
+    // Eight bytes of length, then a JSON header, in which bonsai's networks carry an entry of this name.
+    const LONGEST: u64 = 1 << 20;
+    let mut start = Vec::new();
+    let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
+    file.take(LONGEST).read_to_end(&mut start).with_context(|| format!("reading {}", path.display()))?;
+    let entry = b"snapshot";
+    Ok(start.get(8) == Some(&b'{') && start.windows(entry.len()).any(|window| window == entry))
 }

@@ -17,14 +17,14 @@ const LARGEST: u64 = 1 << 20;
 pub struct Selection {
     /// Name of a file under experiments/ (without .toml), or a path to a TOML file
     pub experiment: String,
-    /// Seed of initial weights, masks, order and augmentation
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    /// Seed of initial weights, masks, order and augmentation; if absent the experiment's, which is 0 unless it says otherwise
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(0, i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Train for N epochs; warm-up, milestones and mask events keep their proportion
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, 100_000))]
     pub epochs: Option<u64>,
     /// Train on the first N records only; mask events keep their proportion
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u64::MAX))]
     pub limit_train: Option<u64>,
     /// Replace one value of the experiment, as in --set optimizer.lr=0.05; may be given several times
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
@@ -82,6 +82,15 @@ impl Selection {
     }
 }
 
+/// Returns a reader of whole numbers that says which it takes.
+pub fn whole(low: u64, high: u64) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    let range = if high == u64::MAX { format!("of at least {low}") } else { format!("from {low} to {high}") };
+    move |text| {
+        let number = text.parse().ok().filter(|number| (low..=high).contains(number));
+        number.ok_or_else(|| format!("give a whole number {range}"))
+    }
+}
+
 /// Lists the names of all experiments, sorted.
 pub fn names() -> Vec<String> {
     let files = std::fs::read_dir(FOLDER).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -131,5 +140,5 @@ fn read(path: &Path) -> Result<String> {
     }
     let bytes = std::fs::read(path).with_context(reading)?;
     String::from_utf8(bytes)
-        .map_err(|_| user(format!("{} is no text in UTF-8: give the path of a TOML file", path.display())))
+        .map_err(|_| user(format!("{} is no text file: give the path of a TOML file", path.display())))
 }

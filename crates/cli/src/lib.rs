@@ -2,7 +2,7 @@
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
-//! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after Ctrl-C.
+//! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after a signal.
 
 pub mod bench;
 pub mod data;
@@ -55,7 +55,7 @@ Examples:
   bonsai runs list                           Compare what was trained
 
 An EXPERIMENT is a short TOML file: its name under experiments/, or a path.
-Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.";
 
 /// Train networks that get sparse while they are trained.
 #[derive(Debug, Parser)]
@@ -98,7 +98,7 @@ impl Cli {
                 ExitCode::from(code)
             }
             Err(error) => {
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", error::sentence(&error));
                 ExitCode::from(error::code(&error))
             }
         }

@@ -1,10 +1,11 @@
 //! Sends what the crates report: everything from info upwards to `run.log`, warnings to stderr.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -14,13 +15,19 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 const RUN_LOG: &str = "info,wgpu_core=warn,wgpu_hal=warn,naga=warn,cubecl_runtime=warn,cubecl_wgpu=warn";
 const STDERR: &str = "warn,wgpu_core=error,wgpu_hal=error,naga=error";
 
+/// The target of what `run.log` keeps and the command prints in a way of its own, such as the error that ends a run.
+pub const RUN_LOG_ONLY: &str = "bonsai::end";
+
 /// Starts logging; `RUST_LOG` replaces both filters. `quiet` keeps stderr free for the dashboard.
 pub fn start(run_log: Option<&Path>, quiet: bool) {
     let filter = |default: &str| EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let file =
         run_log.map(|path| fmt::layer().with_ansi(false).with_writer(RunLog::new(path)).with_filter(filter(RUN_LOG)));
-    let stderr = (!quiet)
-        .then(|| fmt::layer().without_time().with_target(false).with_writer(io::stderr).with_filter(filter(STDERR)));
+    let stderr = (!quiet).then(|| {
+        let layer = fmt::layer().without_time().with_target(false).with_ansi(io::stderr().is_terminal());
+        let twice = filter_fn(|about| about.target() != RUN_LOG_ONLY);
+        layer.with_writer(io::stderr).with_filter(filter(STDERR).and(twice))
+    });
     // A second call, as in tests, changes nothing.
     let _ = tracing_subscriber::registry().with(file).with(stderr).try_init();
 }
@@ -56,7 +63,8 @@ impl Write for RunLog {
         let mut state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if state.file.is_none() && state.path.parent().is_some_and(Path::is_dir) {
             let mut file = OpenOptions::new().create(true).append(true).open(&state.path)?;
-            file.write_all(&std::mem::take(&mut state.pending))?;
+            file.write_all(&state.pending)?;
+            state.pending.clear();
             state.file = Some(file);
         }
         match &mut state.file {

@@ -8,7 +8,13 @@ use bonsai_pruning::graph::Kind;
 use clap::ValueEnum;
 
 use crate::error::user;
+use crate::experiments::whole;
 use crate::table::{Table, count};
+
+/// Examples and the names of all networks.
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\nNetworks: {}.", bonsai_models::names().join(", "))
+}
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,12 +26,12 @@ MACs are the multiply-accumulates of convolutions, linear layers and attention p
 
 /// Show the layers of a network, its exact parameters and MACs.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = after_help())]
 pub struct Args {
-    /// Name of the network, for example resnet20
+    /// Name of the network, one of those below
     name: String,
     /// Classes that it tells apart
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, 1_000_000))]
     classes: Option<u64>,
     /// Channels, height and width of an image
     #[arg(long, value_name = "CxHxW", value_parser = input)]

@@ -12,6 +12,7 @@ use bonsai_training::parameters;
 use crate::device;
 use crate::error::user;
 use crate::experiments::Selection;
+use crate::runs;
 use crate::table::{Table, count, counted, percent};
 
 const EXAMPLES: &str = "\
@@ -21,7 +22,8 @@ Examples:
   bonsai plan cifar10-resnet20-granet-short --epochs 2
 
 The counts of the whole network are exact. Layers marked ~ are projected: which layer loses how much depends on the
-weights, and a plan knows only the initial ones.";
+weights, and a plan knows only the initial ones. A layer marked floor keeps no more than it must: the share that floor
+in [scheduler] sets, and one weight at least.";
 
 /// Show every mask event of an experiment before a run is started.
 #[derive(Debug, clap::Args)]
@@ -41,7 +43,7 @@ pub struct Args {
 /// A user's mistake: no such experiment, or something in it is wrong.
 pub fn run(args: Args) -> Result<String> {
     let experiment = args.selection.read()?;
-    let (layers, plan) = planned(&experiment)?;
+    let Planned { layers, least, target, plan } = planned(&experiment)?;
     let horizon = experiment.horizon(experiment.records());
     let mut text = format!(
         "{}: {} on {}, scheduler {}, {} of {} = {}, seed {}\n\n",
@@ -54,17 +56,24 @@ pub fn run(args: Args) -> Result<String> {
         counted(horizon.total(), "iteration"),
         experiment.seed,
     );
-    if !plan.events.is_empty() {
-        text += &events(&layers, &plan);
+    if plan.events.is_empty() {
+        let _ = writeln!(
+            text,
+            "No mask event: all {} prunable weights stay, and training takes all MACs of a dense one",
+            count(plan.total)
+        );
+        return Ok(text);
     }
+    text += &events(&layers, &plan);
     if args.layers {
         for event in &plan.events {
-            let _ = write!(text, "\nIteration {}\n{}", event.iteration, budgets(&layers, event));
+            let _ = write!(text, "\nIteration {}\n{}", event.iteration, budgets(&layers, &least, event));
         }
     } else if let Some(last) = plan.events.last() {
-        let _ = write!(text, "\nLayers after the last event\n{}", budgets(&layers, last));
+        let _ = write!(text, "\nLayers after the last event\n{}", budgets(&layers, &least, last));
     }
     let kept = plan.final_kept as f64 / plan.total as f64;
+    let projected = plan.events.iter().any(|event| event.projected);
     let _ = write!(
         text,
         "\n{}; {} of {} prunable weights stay: sparsity {:.4} %\nTraining takes {}{:.4} of the MACs of a dense one\n",
@@ -72,14 +81,30 @@ pub fn run(args: Args) -> Result<String> {
         count(plan.final_kept),
         count(plan.total),
         100.0 * (1.0 - kept),
-        if plan.events.iter().any(|event| event.projected) { "~" } else { "" },
+        if projected { "~" } else { "" },
         plan.training_macs,
     );
+    if let Some(sentence) = runs::missed(plan.final_kept, plan.total, target) {
+        let _ = writeln!(text, "{sentence}");
+    }
+    if projected {
+        text += "~ is projected from the initial weights: which layer loses how much depends on the trained ones\n";
+    }
     Ok(text)
 }
 
+/// A plan and what it is read with.
+struct Planned {
+    layers: Vec<LayerSpec>,
+    /// The fewest weights that each layer keeps.
+    least: Vec<u64>,
+    /// The sparsity that the scheduler aims at.
+    target: f64,
+    plan: Plan,
+}
+
 /// Plans an experiment from its initial weights.
-fn planned(experiment: &Experiment) -> Result<(Vec<LayerSpec>, Plan)> {
+fn planned(experiment: &Experiment) -> Result<Planned> {
     let records = experiment.records();
     let horizon = experiment.horizon(records);
     let mut engine = experiment.engine(records).map_err(user)?;
@@ -89,7 +114,9 @@ fn planned(experiment: &Experiment) -> Result<(Vec<LayerSpec>, Plan)> {
     let rate = experiment.learning_rate(horizon);
     // An iteration is counted from 1, the rates from 0.
     let plan = plan(&mut engine, horizon, |iteration| rate.at(iteration.saturating_sub(1)), &weights);
-    Ok((layers, plan))
+    let (_, common) = experiment.build_scheduler(horizon).map_err(user)?;
+    let least = layers.iter().map(|layer| ((common.floor * layer.weights() as f64).ceil() as u64).max(1)).collect();
+    Ok(Planned { layers, least, target: engine.scheduler().target(), plan })
 }
 
 /// One line an event: counts of the whole network, and the sparsest and densest layer.
@@ -105,7 +132,8 @@ fn events(layers: &[LayerSpec], plan: &Plan) -> String {
         };
         table.row(vec![
             event.iteration.to_string(),
-            event.epoch.to_string(),
+            // Before the first step, no epoch has begun.
+            if event.iteration == 0 { String::new() } else { (event.epoch + 1).to_string() },
             percent(event.sparsity),
             count(event.kept),
             format!("{mark}{}", count(event.macs)),
@@ -118,16 +146,24 @@ fn events(layers: &[LayerSpec], plan: &Plan) -> String {
 }
 
 /// The budget of every layer after an event.
-fn budgets(layers: &[LayerSpec], event: &PlannedEvent) -> String {
+fn budgets(layers: &[LayerSpec], least: &[u64], event: &PlannedEvent) -> String {
     let mark = if event.projected { "~" } else { "" };
-    let mut table = Table::new(&["<layer", "weights", "kept", "sparsity"]);
-    for (layer, &kept) in layers.iter().zip(&event.budgets) {
+    let mut table = Table::new(&["<layer", "weights", "kept", "sparsity", "<"]);
+    for ((layer, &kept), &least) in layers.iter().zip(&event.budgets).zip(least) {
         let weights = layer.weights();
         table.row(vec![
             layer.name.clone(),
             count(weights as u64),
             format!("{mark}{}", count(kept as u64)),
             percent(1.0 - kept as f64 / weights as f64),
+            if kept == 0 {
+                "empty"
+            } else if kept as u64 <= least {
+                "floor"
+            } else {
+                ""
+            }
+            .to_string(),
         ]);
     }
     table.render()

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonsai_pruning::select;
 use bonsai_training::experiment::nearest;
 use bonsai_training::records::{self, Summary};
 use bonsai_training::run_folder::RunPaths;
@@ -19,7 +20,9 @@ const EXAMPLES: &str = "\
 Examples:
   bonsai runs list
   bonsai runs show shapes10-resnet20-granet/seed-0
-  bonsai runs show /mnt/runs/first";
+  bonsai runs show /mnt/runs/first
+
+Epochs count from 1 here, and from 0 in the files of a run: metrics.csv, layers.csv, events.jsonl and summary.toml.";
 
 /// List and show what was trained.
 #[derive(Debug, clap::Args)]
@@ -110,7 +113,20 @@ fn show(run: &str, folder: &Path) -> Result<String> {
     let root = named(run, folder)?;
     let mut text = format!("{}\n", root.display());
     let paths = RunPaths::new(root);
-    if paths.metrics().is_file() {
+    let finished = paths.summary().is_file();
+    let rows = if paths.metrics().is_file() { records::read_metrics(&paths.metrics()) } else { Ok(Vec::new()) };
+    let rows = match rows {
+        Ok(rows) if rows.is_empty() && finished => {
+            eprintln!("warning: {} holds no epoch of this finished run", paths.metrics().display());
+            rows
+        }
+        Ok(rows) => rows,
+        Err(error) => {
+            eprintln!("warning: {error}: its epochs are left out");
+            Vec::new()
+        }
+    };
+    if !rows.is_empty() {
         let mut table = Table::new(&[
             "epoch",
             "iteration",
@@ -120,13 +136,13 @@ fn show(run: &str, folder: &Path) -> Result<String> {
             "valid loss",
             "validation",
             "sparsity",
-            "kept",
+            "nonzero",
             "seconds",
             "images/s",
         ]);
-        for row in records::read_metrics(&paths.metrics())? {
+        for row in rows {
             table.row(vec![
-                row.epoch.to_string(),
+                (row.epoch + 1).to_string(),
                 row.iteration.to_string(),
                 format!("{:.2e}", row.lr),
                 format!("{:.4}", row.train_loss),
@@ -141,7 +157,7 @@ fn show(run: &str, folder: &Path) -> Result<String> {
         }
         let _ = write!(text, "\n{}", table.render());
     }
-    if paths.summary().is_file() {
+    if finished {
         let _ = write!(text, "\n{}", summarised(&records::read_summary(&paths.summary())?));
     } else {
         text += "\nnot finished; `bonsai train EXPERIMENT --resume` goes on\n";
@@ -164,7 +180,7 @@ pub fn summarised(summary: &Summary) -> String {
         counted(summary.iterations, "iteration"),
         duration(summary.wall_seconds),
         percent(summary.sparsity),
-        count(summary.nonzero),
+        count(summary.kept),
         count(summary.prunable),
         percent(summary.target_sparsity),
         count(summary.macs),
@@ -172,14 +188,27 @@ pub fn summarised(summary: &Summary) -> String {
         percent(summary.final_valid_accuracy),
         percent(summary.final_test_accuracy),
     );
+    if let Some(sentence) = missed(summary.kept, summary.prunable, summary.target_sparsity) {
+        let _ = writeln!(text, "target      {sentence}");
+    }
     if let (Some(epoch), Some(test)) = (summary.best_epoch, summary.best_test_accuracy) {
         let _ = writeln!(
             text,
-            "best        {} test, from epoch {epoch}, chosen on validation at the target sparsity",
-            percent(test)
+            "best        {} test, from epoch {}, chosen on validation at the target sparsity",
+            percent(test),
+            epoch + 1
         );
     }
     text
+}
+
+/// Says by how many weights a network misses its target; only the rules of `compat` ever do.
+pub fn missed(kept: u64, prunable: u64, target: f64) -> Option<String> {
+    let wanted = select::count(prunable as usize, target) as u64;
+    let weights = kept.abs_diff(wanted);
+    let side = if kept > wanted { "more" } else { "fewer" };
+    (weights > 0)
+        .then(|| format!("compat rules miss the target by {}: {side} than asked for stay", counted(weights, "weight")))
 }
 
 /// Writes seconds as `1 h 02 min`, `3 min 20 s` or `12.3 s`.
@@ -193,7 +222,11 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Finds the folder of a run by name or path.
-fn named(run: &str, folder: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// A user's mistake that names the nearest run.
+pub fn named(run: &str, folder: &Path) -> Result<PathBuf> {
     let candidates = [folder.join(run), PathBuf::from(run)];
     for candidate in &candidates {
         if RunPaths::new(candidate).holds_run() {
@@ -242,4 +275,16 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_target_is_counted_in_weights() {
+        assert_eq!(missed(100, 1000, 0.9), None);
+        let sentence = missed(112, 1000, 0.9).unwrap();
+        assert_eq!(sentence, "compat rules miss the target by 12 weights: more than asked for stay");
+    }
 }

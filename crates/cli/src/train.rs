@@ -1,5 +1,6 @@
 //! `bonsai train`: trains and prunes a network.
 
+use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use bonsai_training::train::{Outcome, Setup, train};
 
 use crate::dataset::{self, Found};
 use crate::device::{self, Choice};
-use crate::error::user;
-use crate::experiments::Selection;
+use crate::error::{self, user};
+use crate::experiments::{Selection, whole};
 use crate::table::counted;
 use crate::{Output, logging, runs};
 
-/// The exit code of a process that Ctrl-C ended.
+/// The exit code of a process that Ctrl-C, SIGTERM or SIGHUP ended.
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
@@ -29,9 +30,11 @@ Examples:
   bonsai train cifar10-resnet20-granet-short --epochs 2 --set optimizer.lr=0.05
   bonsai train cifar10-resnet20-granet --resume
 
-The run folder is experiments/runs/<name>/seed-<n>/. Ctrl-C finishes the step and saves; --resume goes on from there
-and ends in the same weights, bit by bit on the CPU. A data set that is absent is fetched. Where that fails, the
-experiment's shapes10 sibling is trained instead, under its own name.";
+The run folder is experiments/runs/<name>/seed-<n>/. Ctrl-C, SIGTERM and SIGHUP finish the step and save (exit code
+130); --resume goes on from there and ends in the same weights, bit by bit on the CPU. A data set that is absent is
+fetched. Where that fails, the experiment's shapes10 sibling is trained instead, under its own name.
+BONSAI_DATASETS names a folder that is searched for data sets after --data-dir, BONSAI_MIRROR a server to fetch from.
+experiments/README.md says where each key of an experiment's TOML is described.";
 
 /// Train and prune a network.
 #[derive(Debug, clap::Args)]
@@ -52,7 +55,7 @@ pub struct Args {
     #[arg(long)]
     strict_data: bool,
     /// Validate and test on the first N records only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u64::MAX))]
     limit_test: Option<u64>,
     /// Run folder
     #[arg(long, value_name = "DIR")]
@@ -67,7 +70,7 @@ pub struct Args {
     #[arg(long)]
     tui: bool,
     /// Threads of the CPU kernels; all cores if absent
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
 }
 
@@ -97,10 +100,13 @@ pub fn run(args: Args) -> Result<Output> {
     logging::start(Some(&RunPaths::new(&folder).log()), view.resolved() == View::Tui);
     tracing::info!(experiment = experiment.name, device = device.name, "bonsai {}", env!("CARGO_PKG_VERSION"));
     let stop = stop_on_ctrl_c()?;
-    let whole = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+    if !device.cheap_reads {
+        eprintln!("the first steps on {} compile kernels, which takes about a minute", device.name);
+    }
+    let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     let outcome = train(Setup {
         asked,
-        limit_test: args.limit_test.map(whole),
+        limit_test: args.limit_test.map(size),
         workers: workers(args.threads),
         device: device.device,
         device_name: device.name,
@@ -111,15 +117,19 @@ pub fn run(args: Args) -> Result<Output> {
         resume,
         view,
         stop,
-    })?;
+    })
+    .inspect_err(|error| tracing::error!(target: logging::RUN_LOG_ONLY, "{}", error::sentence(error)))?;
     match outcome {
         Outcome::Finished(summary) => {
+            tracing::info!("finished");
             let text = format!("\n{}run folder  {}\n", runs::summarised(&summary), folder.display());
             Ok(Output { text, code: 0 })
         }
         Outcome::Interrupted { iteration } => {
-            let text =
-                format!("\nstopped after iteration {iteration}, everything is saved; go on with\n  {}\n", again());
+            tracing::info!(iteration, "stopped");
+            let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            let again = again(words, std::env::var_os("CARGO").is_some());
+            let text = format!("\nstopped after iteration {iteration}, everything is saved; go on with\n  {again}\n");
             Ok(Output { text, code: INTERRUPTED })
         }
     }
@@ -139,6 +149,9 @@ fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
     };
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&experiment));
     if RunPaths::new(&folder).holds_run() {
+        if in_use(&folder) {
+            return Err(user(format!("another run is writing {}; wait for it, or use --out", folder.display())));
+        }
         return Err(user(format!(
             "{} already holds a run: go on with it by --resume, or take another --seed or --out",
             folder.display()
@@ -155,7 +168,13 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
         Some(out) => vec![out.clone()],
         None => expected.clone().map(default_folder).collect(),
     };
-    let Some(folder) = folders.into_iter().find(|folder| RunPaths::new(folder).config().is_file()) else {
+    let Some(folder) = folders.iter().find(|folder| RunPaths::new(*folder).config().is_file()).cloned() else {
+        if let Some(folder) = folders.iter().find(|folder| RunPaths::new(*folder).holds_run()) {
+            return Err(user(format!(
+                "{} holds a run, but its config.toml is missing: bring it back, or start anew with --out",
+                folder.display()
+            )));
+        }
         // A run that was killed before it had written anything starts again, so that a script need not ask.
         eprintln!("nothing to resume: starting the run");
         return fresh(args, wanted);
@@ -178,6 +197,11 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
         Found::Absent(why) => return Err(user(why)),
     };
     Ok(Start { experiment, source, folder, resume: true })
+}
+
+/// Tells whether another process trains in a folder.
+fn in_use(folder: &Path) -> bool {
+    File::open(folder.join("lock")).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Names the first value in which two experiments differ.
@@ -238,13 +262,22 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// The command that goes on with this one.
-fn again() -> String {
-    let mut words: Vec<String> = std::env::args().skip(1).collect();
+/// The command that goes on with the one of these words, as its user called it.
+fn again(mut words: Vec<String>, through_cargo: bool) -> String {
     if !words.iter().any(|word| word == "--resume") {
         words.push("--resume".to_string());
     }
-    format!("bonsai {}", words.join(" "))
+    let plain = |word: &String| {
+        !word.is_empty() && word.chars().all(|letter| letter.is_alphanumeric() || "-_./=,:@%+".contains(letter))
+    };
+    let program = match (through_cargo, words.iter().all(plain)) {
+        (false, _) => "bonsai",
+        (true, true) => "just",
+        // just hands its arguments on without their quotes.
+        (true, false) => "cargo run --release --bin bonsai --",
+    };
+    let quoted = |word: &String| if plain(word) { word.clone() } else { format!("'{}'", word.replace('\'', r"'\''")) };
+    format!("{program} {}", words.iter().map(quoted).collect::<Vec<_>>().join(" "))
 }
 
 /// Threads that prepare batches: half of those that compute, which is more than enough.
@@ -259,4 +292,21 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|threads| (1..=1024).contains(threads))
         .ok_or_else(|| "give a number from 1 to 1024".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_goes_on_can_be_pasted() {
+        let words = |text: &str| text.split('|').map(String::from).collect::<Vec<_>>();
+        assert_eq!(again(words("train|x|--seed|3"), false), "bonsai train x --seed 3 --resume");
+        assert_eq!(again(words("train|x|--resume"), true), "just train x --resume");
+        assert_eq!(again(words("train|my x.toml"), false), "bonsai train 'my x.toml' --resume");
+        assert_eq!(
+            again(words("train|it's|--set|lr.milestones=[1, 2]"), true),
+            r"cargo run --release --bin bonsai -- train 'it'\''s' --set 'lr.milestones=[1, 2]' --resume"
+        );
+    }
 }

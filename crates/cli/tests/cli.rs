@@ -41,6 +41,7 @@ fn bonsai_in(folder: &Path, arguments: &[&str]) -> Call {
         .current_dir(folder)
         .env_remove("BONSAI_DATASETS")
         .env_remove("RUST_LOG")
+        .env_remove("CARGO")
         // Nothing listens there, so that no test ever leaves the machine.
         .env("BONSAI_MIRROR", "http://127.0.0.1:9")
         .stdin(Stdio::null())
@@ -81,7 +82,7 @@ mod help {
 
     #[test]
     fn every_command_teaches_by_examples() {
-        for command in [&[][..], &["train"], &["plan"], &["eval"], &["data"], &["model"], &["runs"]] {
+        for command in [&[][..], &["train"], &["plan"], &["eval"], &["data"], &["model"], &["runs"], &["bench"]] {
             let call = bonsai(&[command, &["--help"]].concat()).succeeds();
             assert!(call.out.contains("Examples:") && call.out.contains("  bonsai "), "{command:?}: {}", call.out);
         }
@@ -111,6 +112,16 @@ mod help {
     }
 
     #[test]
+    fn help_names_what_cannot_be_guessed() {
+        let models = bonsai(&["model", "--help"]).out;
+        assert!(models.contains("resnet20") && models.contains("vit-cifar"), "{models}");
+        let train = bonsai(&["train", "--help"]).out;
+        for fragment in ["BONSAI_DATASETS", "BONSAI_MIRROR", "SIGTERM", "experiments/README.md", "which is 0 unless"] {
+            assert!(train.contains(fragment), "{fragment}: {train}");
+        }
+    }
+
+    #[test]
     fn no_command_shows_the_help() {
         let call = bonsai(&[]);
         assert_eq!(call.code, 2);
@@ -134,7 +145,10 @@ mod mistakes {
             (&["train"], &["EXPERIMENT"]),
             (&["train", granet, "--devise", "cpu"], &["--device"]),
             (&["train", granet, "--device", "gpu"], &["auto, cpu, ndarray, wgpu, cuda"]),
-            (&["train", granet, "--seed", "-1"], &["-1"]),
+            (&["train", granet, "--seed", "-1"], &["give a whole number from 0"]),
+            (&["train", granet, "--epochs", "-1"], &["give a whole number from 1 to 100000"]),
+            (&["train", granet, "--limit-train", "-1"], &["give a whole number of at least 1"]),
+            (&["train", granet, "--threads", "-1"], &["1 to 1024"]),
             (&["train", granet, "--seed", "18446744073709551615"], &["--seed"]),
             (&["train", granet, "--epochs", "0"], &["--epochs"]),
             (&["train", granet, "--epochs", "many"], &["--epochs"]),
@@ -147,7 +161,7 @@ mod mistakes {
             (&["train", "experiments"], &["is a folder"]),
             (&["train", "no/such.toml"], &["there is no file no/such.toml"]),
             (&["plan", "zzz"], &["unknown experiment `zzz`", "shapes10-resnet20-granet"]),
-            (&["eval", "no-such-run"], &["there is no no-such-run", "runs list"]),
+            (&["eval", "no-such-run"], &["there is no run `no-such-run`", "runs list"]),
             (&["eval", "experiments"], &["holds no model.safetensors"]),
             (&["data", "fetch", "cifar"], &["unknown data set `cifar`", "did you mean `cifar10`?"]),
             (&["data", "check", "imagenet"], &["cifar10, cifar100, mnist, fashion-mnist, shapes10"]),
@@ -200,6 +214,10 @@ mod mistakes {
             ("scheduler.sparsity=nan", &["NaN"]),
             ("scheduler.evry=100", &["did you mean `every`?"]),
             ("scheduler.every=0", &["every"]),
+            ("scheduler.every=-1", &["`every` takes a whole number of 0 or more, not -1"]),
+            ("scheduler.flor=0.1", &["did you mean `floor`?", "exclude, floor"]),
+            ("scheduler.floor=much", &["takes a number"]),
+            ("scheduler.name=gmp", &["the keys of granet remain", "[scheduler] in cifar10-resnet20-granet.toml"]),
             ("scheduler.exclude=[\"stem.weigth\"]", &["stem.weigth"]),
         ];
         for (assignment, fragments) in table {
@@ -215,8 +233,9 @@ mod mistakes {
         let table: &[(&str, &str, &[&str])] = &[
             ("epochs = 160", "epoch = 160", &["bad.toml, line 7", "`epoch`", "did you mean `epochs`?"]),
             ("epochs = 160", "epochs = 160\nepochs = 161", &["bad.toml, line 8"]),
-            ("epochs = 160", "epochs = \"many\"", &["bad.toml, line 7"]),
-            ("epochs = 160", "epochs = -1", &["bad.toml, line 7"]),
+            ("epochs = 160", "epochs = \"many\"", &["bad.toml, line 7: expected a whole number", "not \"many\""]),
+            ("epochs = 160", "epochs = -1", &["bad.toml, line 7", "a whole number of 0 or more, not -1"]),
+            ("name = \"sgd\"\n", "", &["`name` is missing in [optimizer]", "name = \"sgd\""]),
             ("epochs = 160", "epochs = 0", &["epochs is 0"]),
             ("epochs = 160", "epochs = ", &["bad.toml, line 7"]),
             ("epochs = 160", "epochs = 99999999999999999999", &["bad.toml, line 7"]),
@@ -241,6 +260,18 @@ mod mistakes {
     }
 
     #[test]
+    fn what_is_long_or_moves_the_cursor_is_not_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bad.toml");
+        for text in [format!("epochs = \"{}\"", "many".repeat(1000)), format!("\u{1b}[31m{} = 1", "x".repeat(1000))] {
+            fs::write(&path, text).unwrap();
+            let call = bonsai(&["plan", path.to_str().unwrap()]);
+            call.fails(2, &["bad.toml, line 1"]);
+            assert!(call.err.len() < 600 && !call.err.contains('\u{1b}'), "{}", call.err);
+        }
+    }
+
+    #[test]
     fn files_that_are_no_experiments_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, bytes: &[u8]| {
@@ -249,14 +280,16 @@ mod mistakes {
             path.to_str().unwrap().to_string()
         };
         bonsai(&["plan", &file("empty.toml", b"")]).fails(2, &["missing"]);
-        bonsai(&["plan", &file("binary.toml", &[0, 159, 146, 150])]).fails(2, &["UTF-8"]);
+        bonsai(&["plan", &file("binary.toml", &[0, 159, 146, 150])]).fails(2, &["is no text file"]);
         bonsai(&["plan", &file("large.toml", &vec![b'#'; 2 << 20])]).fails(2, &["2097152 bytes"]);
         bonsai(&[
             "plan",
             &file("a b.toml", fs::read(root().join("experiments/cifar10-resnet20-gmp.toml")).unwrap().as_slice()),
         ])
-        .fails(2, &["names a folder"]);
-        bonsai(&["eval", &file("model.safetensors", b"no tensors at all")]).fails(1, &["model.safetensors"]);
+        .fails(2, &["names a folder", "add `name = \"a-b\"` to the file"]);
+        for bytes in [&b"no tensors at all"[..], b"", b"\x02\0\0\0\0\0\0\0{}"] {
+            bonsai(&["eval", &file("model.safetensors", bytes)]).fails(2, &["this is no model.safetensors of bonsai"]);
+        }
     }
 
     #[test]
@@ -405,6 +438,22 @@ mod listings {
         assert!(call.out.contains("of the MACs of a dense one"), "{}", call.out);
         let layers = bonsai(&["plan", "cifar10-resnet20-gmp", "--layers", "--epochs", "1"]).succeeds();
         assert!(layers.out.matches("\nIteration ").count() > 10, "{}", layers.out);
+        assert!(call.out.trim_end().lines().last().unwrap().starts_with("~ is projected"), "{}", call.out);
+        let dense = bonsai(&["plan", "cifar10-resnet20-dense"]).succeeds();
+        assert!(dense.out.ends_with("training takes all MACs of a dense one\n"), "{}", dense.out);
+        assert_eq!(dense.out.lines().count(), 3, "{}", dense.out);
+    }
+
+    #[test]
+    fn a_plan_says_by_how_much_the_rules_of_a_published_program_miss() {
+        let call = bonsai(&["plan", "cifar10-resnet20-granet", "--set", "scheduler.compat=granet-cifar"]).succeeds();
+        assert!(call.out.contains("compat rules miss the target by"), "{}", call.out);
+    }
+
+    #[test]
+    fn a_layer_at_its_floor_is_marked() {
+        let call = bonsai(&["plan", "cifar10-resnet20-granet", "--set", "scheduler.floor=0.09"]).succeeds();
+        assert!(call.out.lines().any(|line| line.ends_with("  floor")), "{}", call.out);
     }
 
     #[test]
@@ -451,6 +500,23 @@ mod listings {
     }
 }
 
+mod benchmarks {
+    use super::*;
+
+    #[test]
+    fn each_sparsity_is_a_line_of_json() {
+        let arguments = ["bench", "shapes10-resnet20-granet", "--set", "batch_size=16", "--steps", "2"];
+        let call = bonsai(&[&arguments[..], &["--sparsity", "0,0.9", "--format", "json"]].concat()).succeeds();
+        let lines: Vec<serde_json::Value> = call.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{}", call.out);
+        for (line, sparsity) in lines.iter().zip([0.0, 0.9]) {
+            assert!((line["sparsity"].as_f64().unwrap() - sparsity).abs() < 1e-5, "{line}");
+            assert_eq!(line["steps"].as_array().unwrap().len(), 2);
+            assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["event"].is_null(), "{line}");
+        }
+    }
+}
+
 mod training {
     use super::*;
 
@@ -478,8 +544,14 @@ mod training {
         assert!(show.out.contains("prunable weights stay"), "{}", show.out);
         let eval = bonsai_in(folder.path(), &["eval", run, "--limit-test", "32", "--device", "cpu"]).succeeds();
         assert!(eval.out.contains("accuracy"), "{}", eval.out);
+        let named = ["eval", "shapes10-resnet20-granet/seed-0", "--limit-test", "32", "--device", "cpu"];
+        assert_eq!(bonsai_in(folder.path(), &named).succeeds().out, eval.out);
 
         train(folder.path(), "shapes10-resnet20-granet", &[]).fails(2, &["already holds a run", "--resume"]);
+        let lock = fs::File::open(folder.path().join(run).join("lock")).unwrap();
+        lock.lock().unwrap();
+        train(folder.path(), "shapes10-resnet20-granet", &[]).fails(2, &["another run is writing"]);
+        drop(lock);
         train(folder.path(), "shapes10-resnet20-granet", &["--resume", "--set", "optimizer.lr=0.05"])
             .fails(2, &["lr = 0.1", "lr = 0.05"]);
         bonsai_in(
@@ -487,6 +559,25 @@ mod training {
             &["train", "shapes10-resnet20-granet", "--resume", "--limit-test", "32", "--plain", "--device", "cpu"],
         )
         .succeeds();
+
+        damaged_records_leave_the_rest(folder.path(), &folder.path().join(run));
+    }
+
+    fn damaged_records_leave_the_rest(project: &Path, run: &Path) {
+        let show = || bonsai_in(project, &["runs", "show", "shapes10-resnet20-granet"]);
+        for rows in ["", "epoch,iteration\nzero,none\n"] {
+            fs::write(run.join("metrics.csv"), rows).unwrap();
+            let call = show().succeeds();
+            assert!(call.out.contains("prunable weights stay"), "{}", call.out);
+            assert!(call.err.starts_with("warning: ") && call.err.lines().count() == 1, "{}", call.err);
+        }
+        let summary = fs::read_to_string(run.join("summary.toml")).unwrap();
+        fs::write(run.join("summary.toml"), summary.replace("epochs = 1", "epochs = \"one\"")).unwrap();
+        let call = show();
+        call.fails(1, &["summary.toml is not the summary of a run: line ", "expected a whole number"]);
+        assert!(!call.err.contains('|'), "{}", call.err);
+        fs::remove_file(run.join("config.toml")).unwrap();
+        train(project, "shapes10-resnet20-granet", &["--resume"]).fails(2, &["config.toml is missing", "--out"]);
     }
 
     #[test]
@@ -518,14 +609,15 @@ mod training {
     }
 
     #[test]
-    fn a_loss_that_is_not_finite_is_a_failure() {
+    fn a_loss_that_is_not_finite_is_a_failure_that_run_log_tells() {
         let folder = project();
-        let call = train(
-            folder.path(),
-            "shapes10-resnet20-dense",
-            &["--set", "optimizer.lr=1000", "--set", "lr.warmup_epochs=0", "--set", "augment.crop=0"],
-        );
-        // Batch normalisation may save even this; but it never ends in another way.
-        assert!(call.code == 0 || call.code == 1, "{}", call.err);
+        let settings = ["model=lenet5", "optimizer.lr=1000", "batch_size=8", "lr.warmup_epochs=0", "name=lost"];
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let call = train(folder.path(), "shapes10-resnet20-dense", &settings);
+        call.fails(1, &["iteration"]);
+        assert!(!call.err.contains('\u{1b}') && call.err.lines().count() == 1, "{}", call.err);
+        let log = fs::read_to_string(folder.path().join("experiments/runs/lost/seed-0/run.log")).unwrap();
+        let sentence = call.err.trim().strip_prefix("error: ").unwrap();
+        assert!(log.contains("bonsai 0.") && log.contains(sentence), "{log}");
     }
 }

@@ -92,7 +92,8 @@ pub fn sparsity<'a>(network: &Network, masks: impl IntoIterator<Item = (&'a Laye
     let mut sparsity = Sparsity::default();
     for (layer, mask) in masks {
         // Convolutions are stored as the rows of units that masks are made of.
-        if let (Kind::Conv, [out, inp, height, width], true) = (layer.kind, &layer.shape[..], mask.kept() < mask.len()) {
+        if let (Kind::Conv, [out, inp, height, width], true) = (layer.kind, &layer.shape[..], mask.kept() < mask.len())
+        {
             sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect());
         }
     }

@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
         }
         self.dashboard.epoch(&row, &layers);
         info!(
-            epoch = row.epoch,
+            epoch = row.epoch + 1,
             train_loss = row.train_loss,
             valid_accuracy = row.valid_accuracy,
             sparsity = row.sparsity,
