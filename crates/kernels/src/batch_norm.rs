@@ -2,20 +2,21 @@
 //!
 //! Forward: one pass for the statistics, one for `y = relu((x - mean) · scale + shift + residual)`. Backward: one pass for
 //! the sums over the gradient, one for the gradient of `x`. Nothing but `x` (and `y` where there is a residual) is kept: which
-//! pixels the rectifier let through is found out again from `x`.
+//! pixels the rectifier let through is found out again from `x`. Next to a convolution most of these passes happen block by
+//! block within those of the convolution: see [`crate::conv::unit`].
 //!
 //! Mean and variance are taken per channel and block in two passes over a plane that the cache holds, and merged in the
 //! order of the blocks as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 //! variances", 1979, so they are exact for large means too and do not depend on the number of threads.
 
-mod planes;
+pub(crate) mod planes;
 
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::simd::Level;
-use planes::{Apply, Backward, Channel, Moments, Reduce};
+use planes::{Apply, Backward, Channel, Moments, Reduce, Shut};
 
 /// Mean and biased variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +68,11 @@ impl Statistics {
         work.with_min_len(planes_per_task(maps)).for_each(|(i, (plane, moments))| {
             *moments = level.run(Moments { maps, lanes: maps.lanes(i / maps.channels), plane });
         });
+        Statistics::merge(maps, &planes)
+    }
+
+    /// Merges mean and sum of squared distances of each channel of each block.
+    pub(crate) fn merge(maps: Maps, planes: &[(f64, f64)]) -> Statistics {
         let merged = (0..maps.channels).map(|channel| {
             let (mut count, mut mean, mut squares) = (0.0f64, 0.0f64, 0.0f64);
             for block in 0..maps.blocks() {
@@ -134,13 +140,21 @@ impl Affine {
             let gate = gate.part(at.clone());
             *sums = level.run(Reduce { maps, channel, gradient: &gradient[at.clone()], x: &x[at], gate });
         });
-        let total = |channel: usize, of: fn(&(f32, f32)) -> f32| {
-            planes[channel..].iter().step_by(maps.channels).map(|sums| of(sums) as f64).sum::<f64>() as f32
-        };
-        Sums {
-            gradient: (0..maps.channels).map(|channel| total(channel, |sums| sums.0)).collect(),
-            product: (0..maps.channels).map(|channel| total(channel, |sums| sums.1)).collect(),
-        }
+        Sums::merge(maps, &planes)
+    }
+
+    /// Sets the gradient to 0 where the rectifier behind a residual did so to `output`, and sums it.
+    pub fn shut(&self, maps: Maps, gradient: &mut [f32], x: &[f32], output: &[f32]) -> Sums {
+        assert!(gradient.len() == maps.len() && x.len() == maps.len() && output.len() == maps.len());
+        let level = Level::current();
+        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
+        let work = planes.par_iter_mut().zip(gradient.par_chunks_mut(maps.plane())).enumerate();
+        work.with_min_len(planes_per_task(maps)).for_each(|(i, (sums, gradient))| {
+            let at = i * maps.plane()..(i + 1) * maps.plane();
+            let (mean, x, output) = (self.mean[i % maps.channels], &x[at.clone()], &output[at]);
+            *sums = level.run(Shut { maps, mean, gradient, x, output });
+        });
+        Sums::merge(maps, &planes)
     }
 
     /// Turns the gradient of the output into that of `x`, in place, and returns that of the residual if `residual`.
@@ -157,29 +171,17 @@ impl Affine {
     ) -> Option<Buffer> {
         assert!(gradient.len() == maps.len() && x.len() == maps.len(), "activation of {:?}", maps.dims());
         let level = Level::current();
-        let samples = (maps.images * maps.height * maps.width) as f64;
-        // d x = scale · (g - mean of g - (x - mean) / (variance + epsilon) · mean of g (x - mean))
-        let slopes: Vec<(f32, f32)> = match training {
-            Some((statistics, sums, epsilon)) => (0..maps.channels)
-                .map(|c| {
-                    let scale = self.scale[c] as f64;
-                    let variance = statistics.variance[c] as f64 + epsilon;
-                    let slope = -scale * sums.product[c] as f64 / (samples * variance);
-                    (slope as f32, (-scale * sums.gradient[c] as f64 / samples) as f32)
-                })
-                .collect(),
-            None => vec![(0.0, 0.0); maps.channels],
-        };
+        let slopes = self.slopes(maps, training);
         let mut passed = residual.then(|| Buffer::any(maps.len()));
-        let run = |i: usize, gradient: &mut [f32], passed: Option<&mut [f32]>| {
+        let run = |i: usize, gradient: &mut [f32], mut passed: Option<&mut [f32]>| {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let (block, c) = (i / maps.channels, i % maps.channels);
-            let passed = passed.map(|passed| {
+            if let Some(passed) = &mut passed {
                 maps.clear_margin(passed);
-                passed
-            });
+            }
             let gate = gate.part(at.clone());
-            level.run(Backward { maps, channel: self.channel(c), slope: slopes[c], gradient, x: &x[at], gate, passed });
+            let (channel, slope) = (self.channel(c), slopes[c]);
+            level.run(Backward { maps, channel, slope, gradient: None, out: gradient, x: &x[at], gate, passed });
             maps.clear_missing(block, gradient);
         };
         let work = gradient.par_chunks_mut(maps.plane());
@@ -196,13 +198,43 @@ impl Affine {
         passed
     }
 
-    fn channel(&self, c: usize) -> Channel {
+    /// Returns for each channel what is added to the scaled gradient: slope times `x - mean`, and a constant.
+    pub(crate) fn slopes(&self, maps: Maps, training: Option<(&Statistics, &Sums, f64)>) -> Vec<(f32, f32)> {
+        let samples = (maps.images * maps.height * maps.width) as f64;
+        // d x = scale · (g - mean of g - (x - mean) / (variance + epsilon) · mean of g (x - mean))
+        match training {
+            Some((statistics, sums, epsilon)) => (0..maps.channels)
+                .map(|c| {
+                    let scale = self.scale[c] as f64;
+                    let variance = statistics.variance[c] as f64 + epsilon;
+                    let slope = -scale * sums.product[c] as f64 / (samples * variance);
+                    (slope as f32, (-scale * sums.gradient[c] as f64 / samples) as f32)
+                })
+                .collect(),
+            None => vec![(0.0, 0.0); maps.channels],
+        }
+    }
+
+    pub(crate) fn channel(&self, c: usize) -> Channel {
         Channel { mean: self.mean[c], scale: self.scale[c], shift: self.shift[c] }
     }
 }
 
+impl Sums {
+    /// Adds the sums of each channel of each block.
+    pub(crate) fn merge(maps: Maps, planes: &[(f32, f32)]) -> Sums {
+        let total = |channel: usize, of: fn(&(f32, f32)) -> f32| {
+            planes[channel..].iter().step_by(maps.channels).map(|sums| of(sums) as f64).sum::<f64>() as f32
+        };
+        Sums {
+            gradient: (0..maps.channels).map(|channel| total(channel, |sums| sums.0)).collect(),
+            product: (0..maps.channels).map(|channel| total(channel, |sums| sums.1)).collect(),
+        }
+    }
+}
+
 impl<'a> Gate<'a> {
-    fn part(self, at: std::ops::Range<usize>) -> Gate<'a> {
+    pub(crate) fn part(self, at: std::ops::Range<usize>) -> Gate<'a> {
         match self {
             Gate::Output(output) => Gate::Output(&output[at]),
             Gate::Open | Gate::Input => self,

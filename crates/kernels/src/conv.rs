@@ -11,6 +11,8 @@
 //!
 //! A sparse filter is a list of its kept taps ([`Pattern`]); what is not in the list costs nothing.
 //!
+//! [`unit`] runs them block by block, together with the batch normalisations around a convolution.
+//!
 //! The data gradient of stride 1 is a forward convolution with turned, transposed weights; of stride s it is s² of them,
 //! one for each phase of the pixels it writes. Results do not depend on the number of threads: threads share outputs,
 //! never a sum.
@@ -19,18 +21,18 @@ mod kept_gradient;
 mod kept_taps;
 mod pack;
 mod pattern;
+mod plan;
 mod taps;
+pub mod unit;
 mod weight_gradient;
 
 pub use pattern::Pattern;
 
-use rayon::prelude::*;
-
 use crate::buffer::Buffer;
 use crate::maps::Maps;
-use crate::simd::Level;
 use pack::pack;
-use taps::{Place, TILE, Taps};
+use plan::{Part, Weights, convolve};
+use taps::{Place, Taps};
 
 /// The shape of a convolution, without dilation, groups and bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +71,7 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn forward(&self, input: &[f32], weight: &[f32]) -> Buffer {
         self.check(input, weight);
-        let [height, width] = self.kernel;
-        let packed = pack(self.outputs, self.input.channels, height * width, |out, inp, tap| {
-            weight[(out * self.input.channels + inp) * height * width + tap]
-        });
-        let (taps, place) = self.all_taps();
-        convolve(self.input, input, self.output(), &[Part { taps, place, weights: Weights::Dense(packed) }])
+        convolve(self.input, input, self.output(), self.forward_parts(weight, None))
     }
 
     /// Convolves `input` with the weights that `pattern` keeps.
@@ -84,10 +81,7 @@ impl Conv {
     /// Panics if a length or the pattern is not that of its shape.
     pub fn forward_kept(&self, input: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
         self.check(input, weight);
-        let (taps, place) = self.all_taps();
-        pattern.check(self);
-        let weights = Weights::Kept(pattern.by_output(weight));
-        convolve(self.input, input, self.output(), &[Part { taps, place, weights }])
+        convolve(self.input, input, self.output(), self.forward_parts(weight, Some(pattern)))
     }
 
     /// Returns the gradient of the input, given that of the output.
@@ -97,16 +91,7 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn data_gradient(&self, gradient: &[f32], weight: &[f32]) -> Buffer {
         self.check_gradient(gradient, weight);
-        let inputs = self.input.channels;
-        let [height, width] = self.kernel;
-        let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
-            let packed = pack(inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
-                let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
-                weight[((out * inputs + inp) * height + ky) * width + kx]
-            });
-            Part { taps, place, weights: Weights::Dense(packed) }
-        });
-        convolve(self.output(), gradient, self.input, &parts.collect::<Vec<_>>())
+        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, None))
     }
 
     /// Returns the gradient of the input, given that of the output, through the weights that `pattern` keeps.
@@ -116,13 +101,43 @@ impl Conv {
     /// Panics if a length or the pattern is not that of its shape.
     pub fn data_gradient_kept(&self, gradient: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
         self.check_gradient(gradient, weight);
-        pattern.check(self);
-        let parts = self.phases().map(|Phase { taps, place, rows, columns }| Part {
-            taps,
-            place,
-            weights: Weights::Kept(pattern.by_input(weight, &rows, &columns)),
+        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, Some(pattern)))
+    }
+
+    /// Returns what the forward pass sums.
+    fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+        let [height, width] = self.kernel;
+        let (taps, place) = self.all_taps();
+        let weights = match pattern {
+            None => Weights::Dense(pack(self.outputs, self.input.channels, height * width, |out, inp, tap| {
+                weight[(out * self.input.channels + inp) * height * width + tap]
+            })),
+            Some(pattern) => {
+                pattern.check(self);
+                Weights::Kept(pattern.by_output(weight))
+            }
+        };
+        vec![Part { taps, place, weights }]
+    }
+
+    /// Returns what the data gradient sums.
+    fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+        let inputs = self.input.channels;
+        let [height, width] = self.kernel;
+        if let Some(pattern) = pattern {
+            pattern.check(self);
+        }
+        let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
+            let weights = match pattern {
+                None => Weights::Dense(pack(inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
+                    let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
+                    weight[((out * inputs + inp) * height + ky) * width + kx]
+                })),
+                Some(pattern) => Weights::Kept(pattern.by_input(weight, &rows, &columns)),
+            };
+            Part { taps, place, weights }
         });
-        convolve(self.output(), gradient, self.input, &parts.collect::<Vec<_>>())
+        parts.collect()
     }
 
     /// Returns all taps as the forward pass sees them.
@@ -183,6 +198,18 @@ impl Conv {
         kept_gradient::run(self, input, gradient, pattern)
     }
 
+    /// Tells whether the margin of its input and output is wide enough for all directions.
+    pub(crate) fn fits(&self) -> bool {
+        let (from, to) = (self.input, self.output());
+        let fits = |taps: &Taps, place: &Place, maps: Maps| {
+            taps.margin(place, maps.width).max(taps.margin_above(place, maps.height)) <= maps.margin
+        };
+        let (taps, place) = self.all_taps();
+        self.padding <= from.margin
+            && fits(&taps, &place, from)
+            && self.phases().all(|Phase { taps, place, .. }| fits(&taps, &place, to))
+    }
+
     /// Returns which kernel rows (or columns) reach the input rows `phase`, `phase + stride`, …, ordered by the output row
     /// they come from, and the first of those output rows relative to the number of the input row within the phase.
     fn phase(&self, phase: usize, kernel: usize) -> (isize, Vec<usize>) {
@@ -213,69 +240,6 @@ struct Phase {
     place: Place,
     rows: Vec<usize>,
     columns: Vec<usize>,
-}
-
-/// Some pixels of an output, and what they sum.
-struct Part {
-    taps: Taps,
-    place: Place,
-    weights: Weights,
-}
-
-enum Weights {
-    /// All taps, in the order of [`pack`].
-    Dense(Vec<f32>),
-    /// Those taps that a pattern keeps.
-    Kept(pattern::Kept),
-}
-
-impl Weights {
-    /// Returns where the kept taps are in planes of `from`.
-    fn entries(&self, from: Maps) -> pattern::Entries {
-        match self {
-            Weights::Dense(_) => pattern::Entries::default(),
-            Weights::Kept(kept) => kept.entries(from),
-        }
-    }
-}
-
-/// Sums the taps of `from` into the pixels of a new activation `to`; the parts together write all its pixels.
-fn convolve(from: Maps, input: &[f32], to: Maps, parts: &[Part]) -> Buffer {
-    let margin = parts.iter().map(|part| part.taps.margin(&part.place, from.width)).max().unwrap_or(0);
-    let above = parts.iter().filter(|part| matches!(part.weights, Weights::Kept(_)));
-    let margin = above.map(|part| part.taps.margin_above(&part.place, from.height)).fold(margin, usize::max);
-    if margin > from.margin {
-        let (wide, input) = from.with_margin(input, margin);
-        return convolve(wide, &input, to, parts);
-    }
-    let level = Level::current();
-    let lists: Vec<_> = parts.iter().map(|part| part.weights.entries(from)).collect();
-    let mut output = Buffer::any(to.len());
-    // Enough tasks for all threads even with few blocks; a task is some output channels of a block.
-    let tiles = to.channels.div_ceil(TILE);
-    let tasks = (4 * rayon::current_num_threads()).div_ceil(to.blocks()).min(tiles);
-    let channels = tiles.div_ceil(tasks) * TILE;
-    output.par_chunks_mut(to.block()).zip(input.par_chunks(from.block())).for_each(|(output, input)| {
-        output.par_chunks_mut(channels * to.plane()).enumerate().for_each(|(task, output)| {
-            for plane in output.chunks_exact_mut(to.plane()) {
-                to.clear_margin(plane);
-            }
-            for (Part { taps, place, weights }, entries) in parts.iter().zip(&lists) {
-                match weights {
-                    Weights::Dense(packed) => {
-                        let tile = from.channels * taps.height * taps.width * TILE;
-                        let weights = &packed[task * channels / TILE * tile..];
-                        level.run(taps::Work { from, input, to, output, taps, place, weights });
-                    }
-                    Weights::Kept(_) => {
-                        let first = task * channels;
-                        level.run(kept_taps::Work { from, input, to, output, taps, place, entries, first });
-                    }
-                }
-            }
-        });
-    });
-    output
 }
 
 #[cfg(test)]

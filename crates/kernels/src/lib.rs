@@ -21,10 +21,18 @@
 //! assert_eq!(gradient.dims(), [8, 3, 3, 3]);
 //! ```
 //!
+//! On flex, a convolution, the normalisation behind it and the next convolution become one operation of the graph: what
+//! [`batch_norm_train`] returns is computed by whatever comes next, block by block. Models need not know.
+//!
 //! Below them lie kernels on slices, without burn: [`maps`] is the layout (blocks of 16 images), [`conv`],
 //! [`mod@batch_norm`] and [`pooling`] do the work, [`simd`] chooses the instructions (`BONSAI_SIMD` forces some), and
 //! [`buffer`] is the memory. Results do not depend on the number of threads, but differ between instruction sets in the
 //! last bits.
+
+// A loop over the rows and columns of a register tile is clearest as indices.
+#![allow(clippy::needless_range_loop)]
+// An activation is a handle that moves once a layer: its size costs nothing, and a box would only add an allocation.
+#![allow(clippy::result_large_err, clippy::large_enum_variant)]
 
 pub mod batch_norm;
 pub mod buffer;

@@ -7,7 +7,9 @@ mod activation;
 mod batch_norm;
 mod conv2d;
 mod flex;
+mod pending;
 mod pooling;
+mod reductions;
 
 pub use activation::Activation;
 pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};

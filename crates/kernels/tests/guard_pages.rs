@@ -5,6 +5,7 @@
 use std::ops::Deref;
 
 use bonsai_kernels::batch_norm::{Affine, Gate, Statistics};
+use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::maps::Maps;
 use bonsai_kernels::pooling;
@@ -86,6 +87,43 @@ fn convolutions_stay_within_their_inputs() {
                     conv.forward_kept(&input, &weight, &pattern);
                     conv.data_gradient_kept(&gradient, &weight, &pattern);
                     conv.weight_gradient_kept(&input, &gradient, &pattern);
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_convolutions_stay_within_their_inputs() {
+    for (dims, outputs, kernel, stride) in
+        [([17, 3, 7, 5], 5, 3, 1), ([5, 4, 8, 8], 6, 3, 2), ([16, 2, 9, 9], 3, 1, 2), ([2, 33, 1, 1], 9, 1, 1)]
+    {
+        let conv = Conv { input: Maps::new(dims), outputs, kernel: [kernel; 2], stride, padding: kernel / 2 };
+        let shape = [outputs, dims[1], kernel, kernel];
+        let weights: usize = shape.iter().product();
+        let kept = Pattern::new(shape, (0..weights).map(|i| i % 3 == 0));
+        for (at_end, pattern) in [(false, None), (true, None), (false, Some(&kept)), (true, Some(&kept))] {
+            let x = Guarded::new(&vec![1.0; conv.input.len()], at_end);
+            let gradient = Guarded::new(&vec![1.0; conv.output().len()], at_end);
+            let weight = Guarded::new(&vec![1.0; weights], at_end);
+            let affine = |channels| Statistics { mean: vec![0.5; channels], variance: vec![1.0; channels] };
+            let (before, after) = (affine(dims[1]), affine(outputs));
+            let [first, last] = [&before, &after].map(|statistics| {
+                let channels = statistics.mean.len();
+                statistics.affine(&vec![1.0; channels], &vec![0.0; channels], 1e-5)
+            });
+            for level in Level::available() {
+                level.during(|| {
+                    let unit = Unit { conv: &conv, weight: &weight, pattern };
+                    let input = Input { x: &x, norm: Some(Norm { affine: &first, relu: true }) };
+                    unit.forward(input, true);
+                    let sums = last.shut(conv.output(), &mut gradient.to_vec(), &gradient, &gradient);
+                    let training = (&after, &sums, 1e-5);
+                    let norm = Some(Backward { z: &gradient, affine: &last, gate: Gate::Input, training });
+                    for onto in [None, Some(&mut x.to_vec()[..])] {
+                        let wanted = Wanted { input: true, onto, weight: true, all: false };
+                        unit.backward(input, &gradient, norm, wanted);
+                    }
                 });
             }
         }

@@ -230,6 +230,70 @@ fn gradients_flow_through_a_residual_block_used_twice() {
     }
 }
 
+/// What follows a chain of convolutions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Nothing,
+    Convolution,
+    Residual,
+    Used,
+}
+
+fn check_chain(length: usize, end: End, device: &Device) {
+    let x = random([18, 4, 6, 6], "x", device);
+    let weights: Vec<_> = (0..length).map(|i| random([4, 4, 3, 3], &format!("weight {i}"), device)).collect();
+    let (gamma, beta) = (random([4], "gamma", device), random([4], "beta", device));
+    let inputs: Vec<&Tensor<4>> = std::iter::once(&x).chain(&weights).collect();
+
+    let mut y = Activation::new(x.clone());
+    let source = y.clone();
+    for (i, weight) in weights.iter().enumerate() {
+        let z = conv2d(y, weight.clone(), None, 1, 1);
+        if i + 1 == length && end == End::Convolution {
+            y = z;
+            break;
+        }
+        let then = if i + 1 == length && end == End::Residual { Then::AddRelu(source.clone()) } else { Then::Relu };
+        y = batch_norm_train(z, gamma.clone(), beta.clone(), 1e-5, then).output;
+        if end == End::Used {
+            y = y.clone().add(y);
+        }
+    }
+    let ours = results(y.into_nchw(), &inputs, &[&gamma, &beta]);
+
+    let mut y = x.clone();
+    for (i, weight) in weights.iter().enumerate() {
+        let z = burns_conv2d(y, weight.clone(), None, ConvOptions::new([1; 2], [1; 2], [1; 2], 1));
+        if i + 1 == length && end == End::Convolution {
+            y = z;
+            break;
+        }
+        let z = burns_batch_norm_train(z, gamma.clone(), beta.clone(), 1e-5).output;
+        y = relu(if i + 1 == length && end == End::Residual { z + x.clone() } else { z });
+        if end == End::Used {
+            y = y.clone() + y;
+        }
+    }
+    let burns = results(y, &inputs, &[&gamma, &beta]);
+    for (i, (ours, burns)) in ours.iter().zip(&burns).enumerate() {
+        let size = burns.iter().fold(1e-2f32, |size, value| size.max(value.abs()));
+        let close = ours.iter().zip(burns).all(|(a, b)| (a - b).abs() <= 1e-4 * size);
+        assert!(close, "result {i} of {length} convolutions, {end:?}");
+    }
+}
+
+#[test]
+fn chains_of_any_length_are_those_of_burn() {
+    for device in devices() {
+        for length in 2..6 {
+            for end in [End::Nothing, End::Convolution, End::Residual, End::Used] {
+                check_chain(length, end, &device);
+            }
+        }
+        check_chain(1, End::Residual, &device);
+    }
+}
+
 #[test]
 fn backward_twice_and_from_clones_gives_the_same_gradients() {
     let device = Device::flex().autodiff();

@@ -156,7 +156,7 @@ impl Architecture {
             Model::Vgg(_) => (vgg::SMALLEST, "it is halved four times and averaged over 2x2"),
             Model::LeNet5 => (lenet5::SMALLEST, "two 5x5 convolutions without padding and two pools must fit"),
             Model::Mlp => (1, "an image has pixels"),
-            Model::Vit(vit) if size % vit.patch != 0 => {
+            Model::Vit(vit) if !size.is_multiple_of(vit.patch) => {
                 return Err(format!(
                     "{side} = {size} must be a multiple of the patch of {}, which is {}",
                     self.name, vit.patch

@@ -101,7 +101,7 @@ const ROWS: &[Row] = &[
 fn curve(t: u64, t0: u64, dt: u64, n: u64, s_i: f64, s_f: f64) -> Option<f64> {
     let due = t >= t0 && t <= t0 + n * dt && (t - t0).is_multiple_of(dt);
     let left = 1.0 - (t.saturating_sub(t0) / dt) as f64 / n as f64;
-    due.then(|| s_f + (s_i - s_f) * left * left * left)
+    due.then_some(s_f + (s_i - s_f) * left * left * left)
 }
 
 /// What every configuration is put through.

@@ -147,6 +147,6 @@ fn square_sum(values: &Tensor<1>) -> Tensor<1> {
     let squares = values.clone() * values.clone();
     let length = squares.dims()[0];
     let pieces =
-        (0..length).step_by(PIECE).map(|start| squares.clone().slice([start..length.min(start + PIECE)]).sum());
+        (0..length).step_by(PIECE).map(|start| squares.clone().narrow(0, start, PIECE.min(length - start)).sum());
     pieces.reduce(|a, b| a + b).expect("a parameter has at least one value")
 }

@@ -6,7 +6,7 @@ use crate::simd::{Kernel, Lanes};
 
 /// What normalisation does to a channel.
 #[derive(Clone, Copy)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     pub mean: f32,
     pub scale: f32,
     pub shift: f32,
@@ -29,7 +29,7 @@ fn relu(x: f32) -> f32 {
 const WIDE: usize = 4 * LANES;
 
 /// Returns mean and sum of squared distances from it, of the first `lanes` images.
-pub(super) struct Moments<'a> {
+pub(crate) struct Moments<'a> {
     pub maps: Maps,
     pub lanes: usize,
     pub plane: &'a [f32],
@@ -78,7 +78,7 @@ impl Kernel for Moments<'_> {
 }
 
 /// Writes the normalised, maybe rectified plane.
-pub(super) struct Apply<'a> {
+pub(crate) struct Apply<'a> {
     pub maps: Maps,
     pub channel: Channel,
     pub relu: bool,
@@ -107,7 +107,7 @@ impl Kernel for Apply<'_> {
 }
 
 /// Returns the sums of the gradient and of its product with `x - mean`.
-pub(super) struct Reduce<'a> {
+pub(crate) struct Reduce<'a> {
     pub maps: Maps,
     pub channel: Channel,
     pub gradient: &'a [f32],
@@ -155,13 +155,55 @@ impl Kernel for Reduce<'_> {
     }
 }
 
-/// Turns the gradient of the output into that of `x`, in place.
-pub(super) struct Backward<'a> {
+/// Sets the gradient to 0 where the output is not positive, and returns the same sums as [`Reduce`].
+pub(crate) struct Shut<'a> {
+    pub maps: Maps,
+    pub mean: f32,
+    pub gradient: &'a mut [f32],
+    pub x: &'a [f32],
+    pub output: &'a [f32],
+}
+
+impl Kernel for Shut<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> (f32, f32) {
+        let Shut { maps, mean, gradient, x, output } = self;
+        let (mut sums, mut products) = ([0.0f32; WIDE], [0.0f32; WIDE]);
+        for y in 0..maps.height {
+            let at = maps.floats(y);
+            let (g, x, output) = (&mut gradient[at.clone()], &x[at.clone()], &output[at]);
+            let whole = g.len() / WIDE * WIDE;
+            let (g, g_rest) = g.split_at_mut(whole);
+            let chunks = g.chunks_exact_mut(WIDE).zip(x.chunks_exact(WIDE)).zip(output.chunks_exact(WIDE));
+            for ((g, x), output) in chunks {
+                for i in 0..WIDE {
+                    g[i] = if output[i] > 0.0 { g[i] } else { 0.0 };
+                    sums[i] += g[i];
+                    products[i] += g[i] * (x[i] - mean);
+                }
+            }
+            for (i, ((g, x), output)) in g_rest.iter_mut().zip(&x[whole..]).zip(&output[whole..]).enumerate() {
+                *g = if *output > 0.0 { *g } else { 0.0 };
+                sums[i] += *g;
+                products[i] += *g * (x - mean);
+            }
+        }
+        (sums.iter().sum(), products.iter().sum())
+    }
+}
+
+/// Turns the gradient of the output into that of `x`.
+pub(crate) struct Backward<'a> {
     pub maps: Maps,
     pub channel: Channel,
     /// The gradient of `x` is `scale * gradient + slope.0 * (x - mean) + slope.1`.
     pub slope: (f32, f32),
-    pub gradient: &'a mut [f32],
+    /// The gradient of the output, where it goes on to no residual; absent if `out` holds it already.
+    pub gradient: Option<&'a [f32]>,
+    /// The gradient of `x`, to be written.
+    pub out: &'a mut [f32],
     pub x: &'a [f32],
     pub gate: Gate<'a>,
     /// The gradient of the residual, to be written.
@@ -177,7 +219,12 @@ impl Backward<'_> {
         let mut passed = self.passed;
         for y in 0..self.maps.height {
             let at = self.maps.floats(y);
-            let (g, x, output) = (&mut self.gradient[at.clone()], &self.x[at.clone()], &output[at.clone()]);
+            let (g, x, output) = (&mut self.out[at.clone()], &self.x[at.clone()], &output[at.clone()]);
+            if let Some(gradient) = self.gradient {
+                let pixels = g.iter_mut().zip(&gradient[at]).zip(x).zip(output);
+                pixels.for_each(|(((out, g), x), y)| *out = backward(if gate(*x, *y) { *g } else { 0.0 }, *x));
+                continue;
+            }
             let pixels = g.iter_mut().zip(x).zip(output);
             match &mut passed {
                 None => pixels.for_each(|((g, x), y)| *g = backward(if gate(*x, *y) { *g } else { 0.0 }, *x)),

@@ -8,45 +8,58 @@ use rayon::prelude::*;
 
 use super::Conv;
 use super::pattern::{Entries, Pattern};
+use super::weight_gradient::{Groups, size};
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes, Level};
 
-/// Pixels that a sum runs over at least before its lanes are added up.
-const PIXELS: usize = 512;
 /// Output channels of a task.
 const CHANNELS: usize = 16;
 
 pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32], pattern: &Pattern) -> Buffer {
     pattern.check(conv);
     let level = Level::current();
+    let entries = entries(conv, pattern);
+    let Groups { blocks, .. } = Groups::of(conv);
+    let groups = input.par_chunks(blocks * conv.input.block()).zip(gradient.par_chunks(blocks * conv.output().block()));
+    let sums: Vec<_> = groups.map(|(input, gradient)| group(level, conv, &entries, input, gradient)).collect();
+    total(conv, &entries, &sums)
+}
+
+/// Lists the kept weights by output channel.
+pub(super) fn entries(conv: &Conv, pattern: &Pattern) -> Entries {
+    pattern.by_output(&vec![0.0; size(conv)]).entries(conv.input)
+}
+
+/// Returns the sums over the blocks of a group, a list for each task.
+pub(super) fn group(level: Level, conv: &Conv, entries: &Entries, input: &[f32], gradient: &[f32]) -> Vec<Vec<f32>> {
     let (from, to) = (conv.input, conv.output());
-    let size = conv.outputs * from.channels * conv.kernel[0] * conv.kernel[1];
-    let entries = pattern.by_output(&vec![0.0; size]).entries(from);
-    let blocks = PIXELS.div_ceil(to.height * to.width).min(to.blocks());
-    let groups = to.blocks().div_ceil(blocks);
-    // A task is some output channels of a group of blocks.
-    let tasks: Vec<(usize, usize)> =
-        (0..groups).flat_map(|group| (0..conv.outputs).step_by(CHANNELS).map(move |first| (group, first))).collect();
-    let sums: Vec<Vec<f32>> = tasks
-        .par_iter()
-        .map(|(group, first)| {
-            let input = &input[group * blocks * from.block()..];
-            let gradient = &gradient[group * blocks * to.block()..];
-            let channels = *first..(first + CHANNELS).min(conv.outputs);
-            let blocks = blocks.min(to.blocks() - group * blocks);
-            level.run(Work { conv, from, to, input, gradient, blocks, entries: &entries, channels })
+    let tasks = conv.outputs.div_ceil(CHANNELS);
+    (0..tasks)
+        .into_par_iter()
+        .map(|task| {
+            let blocks = gradient.len() / to.block();
+            level.run(Work { conv, from, to, input, gradient, blocks, entries, channels: channels(conv, task) })
         })
-        .collect();
-    let mut total = Buffer::zeros(size);
-    for (sums, (_, first)) in sums.iter().zip(&tasks) {
-        let channels = *first..(first + CHANNELS).min(conv.outputs);
-        let indices = (0..entries.groups).flat_map(|group| entries.indices(group, channels.clone()));
-        for (index, sum) in indices.zip(sums) {
-            total[*index as usize] += sum;
+        .collect()
+}
+
+/// Adds the sums of the groups.
+pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) -> Buffer {
+    let mut total = Buffer::zeros(size(conv));
+    for sums in groups {
+        for (task, sums) in sums.iter().enumerate() {
+            let indices = (0..entries.groups).flat_map(|group| entries.indices(group, channels(conv, task)));
+            for (index, sum) in indices.zip(sums) {
+                total[*index as usize] += sum;
+            }
         }
     }
     total
+}
+
+fn channels(conv: &Conv, task: usize) -> std::ops::Range<usize> {
+    task * CHANNELS..((task + 1) * CHANNELS).min(conv.outputs)
 }
 
 /// Some output channels of a group of blocks.

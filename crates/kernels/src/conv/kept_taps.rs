@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::pattern::Entries;
+use super::plan::Start;
 use super::taps::{Place, Taps};
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
@@ -28,6 +29,8 @@ pub(super) struct Work<'a> {
     pub entries: &'a Entries,
     /// The output channel of the first plane.
     pub first: usize,
+    /// What the sums start from.
+    pub start: Start,
 }
 
 impl Kernel for Work<'_> {
@@ -78,9 +81,10 @@ impl Work<'_> {
         let start = (row * from.row() as isize + column) * LANES as isize;
         let pixel = (place.row + place.step * y + to.margin) * to.row() + place.column + place.step * x + to.margin;
         let (down, right) = (taps.step * from.row() * LANES, taps.step * LANES);
+        let adds = group > 0 || self.start == Start::Output;
         for channel in 0..self.output.len() / to.plane() {
             let list = entries.of(group, self.first + channel..self.first + channel + 1);
-            if group > 0 && list.is_empty() {
+            if adds && list.is_empty() {
                 continue;
             }
             for lane in (0..LANES).step_by(L::WIDTH) {
@@ -91,7 +95,7 @@ impl Work<'_> {
                     let input = self.input.as_ptr().wrapping_offset(start).wrapping_add(lane);
                     let output = self.output.as_mut_ptr().add(channel * to.plane() + pixel * LANES + lane);
                     let mut sums = [[L::splat(0.0); P]; R];
-                    if group > 0 {
+                    if adds {
                         for r in 0..R {
                             for p in 0..P {
                                 sums[r][p] = L::load(output.add(place.step * (r * to.row() + p) * LANES));

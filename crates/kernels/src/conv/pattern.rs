@@ -84,6 +84,9 @@ impl Pattern {
     }
 
     /// Tells whether the sparse kernels are faster than the dense ones, in all directions and at usual sizes.
+    ///
+    /// The answer follows from shape and kept share alone, and is not measured on the spot: both kinds of kernels round
+    /// differently, and a run that is resumed must take the same ones as before to get the same weights.
     pub fn pays(&self) -> bool {
         let [_, inputs, ..] = self.shape;
         // Measured by the example `sparse`: with many channels the lists no longer fit into the cache.

@@ -2,6 +2,7 @@
 //! over all input channels.
 #![allow(unsafe_code)]
 
+use super::plan::Start;
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
 
@@ -74,6 +75,8 @@ pub(super) struct Work<'a> {
     pub place: &'a Place,
     /// Weights as [`super::pack::pack`] orders them, from the first channel of `output` on.
     pub weights: &'a [f32],
+    /// What the sums start from.
+    pub start: Start,
 }
 
 impl Kernel for Work<'_> {
@@ -170,7 +173,17 @@ impl Work<'_> {
             // the input, that the weights of all tiles are there, and that the pixels written lie within the planes of
             // the output, of which `channels` follow; the output is borrowed alone by this task.
             unsafe {
+                let output = self.output.as_mut_ptr().add(tile * TILE * plane + pixel * LANES + lane);
                 let mut sums = [[L::splat(0.0); P]; TILE];
+                if self.start == Start::Output {
+                    for o in 0..TILE {
+                        for p in 0..P {
+                            // A channel that the last tile lacks is not written either.
+                            let channel = o.min(channels - 1);
+                            sums[o][p] = L::load(output.add(channel * plane + place.step * p * LANES));
+                        }
+                    }
+                }
                 let mut input = self.input.as_ptr().wrapping_offset(start).wrapping_add(lane);
                 let mut weights = self.weights.as_ptr().wrapping_add(tile_weights + skipped * width * TILE);
                 for _ in 0..from.channels {
@@ -193,7 +206,6 @@ impl Work<'_> {
                     input = input.wrapping_add(from.plane());
                     weights = weights.wrapping_add(taps.height * width * TILE);
                 }
-                let output = self.output.as_mut_ptr().add(tile * TILE * plane + pixel * LANES + lane);
                 for o in 0..TILE {
                     if o < channels {
                         for p in 0..P {

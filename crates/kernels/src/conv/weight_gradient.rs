@@ -18,20 +18,52 @@ const TILE: usize = 4;
 const PIXELS: usize = 512;
 
 pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32]) -> Buffer {
+    let Groups { blocks, groups } = Groups::of(conv);
+    let size = size(conv);
     let level = Level::current();
+    let mut sums = Buffer::any(groups * size);
+    let tasks = sums.par_chunks_mut(size).zip(input.par_chunks(blocks * conv.input.block()));
+    tasks.zip(gradient.par_chunks(blocks * conv.output().block())).for_each(|((sums, input), gradient)| {
+        group(level, conv, input, gradient, sums);
+    });
+    total(conv, sums)
+}
+
+/// How blocks are grouped: the maps of a group are summed in one go.
+pub(super) struct Groups {
+    /// Blocks of a group; the last may have fewer.
+    pub blocks: usize,
+    /// Groups.
+    pub groups: usize,
+}
+
+impl Groups {
+    /// Groups the blocks of `conv` by the size of its output.
+    pub fn of(conv: &Conv) -> Groups {
+        let to = conv.output();
+        let blocks = PIXELS.div_ceil(to.height * to.width).min(to.blocks());
+        Groups { blocks, groups: to.blocks().div_ceil(blocks) }
+    }
+}
+
+/// Counts the weights.
+pub(super) fn size(conv: &Conv) -> usize {
+    conv.outputs * conv.input.channels * conv.kernel[0] * conv.kernel[1]
+}
+
+/// Writes the sums over the blocks of a group.
+pub(super) fn group(level: Level, conv: &Conv, input: &[f32], gradient: &[f32], sums: &mut [f32]) {
     let (from, to) = (conv.input, conv.output());
     let filter = from.channels * conv.kernel[0] * conv.kernel[1];
-    let size = conv.outputs * filter;
-    let blocks = PIXELS.div_ceil(to.height * to.width).min(to.blocks());
-    let groups = to.blocks().div_ceil(blocks);
-    let mut sums = Buffer::any(groups * size);
-    sums.par_chunks_mut(size).enumerate().for_each(|(group, sums)| {
-        let input = part(input, from.block(), group * blocks, blocks);
-        let gradient = part(gradient, to.block(), group * blocks, blocks);
-        sums.par_chunks_mut(TILE * filter).enumerate().for_each(|(tile, sums)| {
-            level.run(Work { conv, from, to, input, gradient, first: tile * TILE, sums });
-        });
+    sums.par_chunks_mut(TILE * filter).enumerate().for_each(|(tile, sums)| {
+        level.run(Work { conv, from, to, input, gradient, first: tile * TILE, sums });
     });
+}
+
+/// Adds the sums of the groups.
+pub(super) fn total(conv: &Conv, sums: Buffer) -> Buffer {
+    let size = size(conv);
+    let groups = sums.len() / size;
     if groups == 1 {
         return sums;
     }
@@ -40,10 +72,6 @@ pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32]) -> Buffer {
         *total = (0..groups).map(|group| sums[group * size + i]).sum();
     });
     total
-}
-
-fn part(all: &[f32], block: usize, first: usize, blocks: usize) -> &[f32] {
-    &all[first * block..all.len().min((first + blocks) * block)]
 }
 
 /// Up to four output channels of a group of blocks.

@@ -1,18 +1,41 @@
 //! An activation and its layout.
 
+use std::sync::OnceLock;
+
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, activation};
 
 use super::flex::{Floats, is_ours, run, tensor};
+use super::pending::Pending;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 
 /// Maps of a batch, `[images, channels, height, width]`: in blocks on flex, as they are on other backends.
+///
+/// A normalisation that follows a convolution waits for what comes next, so that another convolution can do both at
+/// once; a clone, and any other operation, lets it be computed.
+#[derive(Debug)]
+pub struct Activation(State);
+
+#[derive(Debug)]
+enum State {
+    /// Maps as they are.
+    Nchw(Tensor<4>),
+    /// Maps in blocks.
+    Blocks(Blocks),
+    /// Operations that are not in the graph yet.
+    Pending(Box<Pending>, OnceLock<Tensor<4>>),
+}
+
+/// Maps in blocks.
 #[derive(Clone, Debug)]
-pub struct Activation {
-    pub(super) tensor: Tensor<4>,
-    /// The shape, if `tensor` is in blocks.
-    pub(super) maps: Option<Maps>,
+pub(super) struct Blocks {
+    /// The blocks.
+    pub tensor: Tensor<4>,
+    /// Their shape.
+    pub maps: Maps,
+    /// What they are the parameter-free shortcut of, if they are.
+    pub narrow: Option<Box<Blocks>>,
 }
 
 impl Activation {
@@ -20,19 +43,22 @@ impl Activation {
     pub fn new(images: Tensor<4>) -> Activation {
         let maps = Maps::new(images.dims());
         if maps.is_empty() || !is_ours(&images.device()) || images.dtype() != DType::F32 {
-            return Activation { tensor: images, maps: None };
+            return Activation(State::Nchw(images));
         }
         let blocks = run([images.into()], |[images]| {
             let backward = move |gradient, _| [Some(tensor(maps.to_nchw(&Floats::new(&gradient)), maps.dims()))];
             (in_blocks(maps, maps.from_nchw(&images)), Box::new(backward))
         });
-        Activation { tensor: blocks, maps: Some(maps) }
+        Activation::of_blocks(blocks, maps)
     }
 
     /// Returns the maps as `[images, channels, height, width]`.
     pub fn into_nchw(self) -> Tensor<4> {
-        let Some(maps) = self.maps else { return self.tensor };
-        run([self.tensor.into()], |[blocks]| {
+        let Blocks { tensor: blocks, maps, .. } = match self.into_blocks() {
+            Ok(blocks) => blocks,
+            Err(images) => return images,
+        };
+        run([blocks.into()], |[blocks]| {
             let backward = move |gradient, _| [Some(in_blocks(maps, maps.from_nchw(&Floats::new(&gradient))))];
             (tensor(maps.to_nchw(&blocks), maps.dims()), Box::new(backward))
         })
@@ -40,24 +66,37 @@ impl Activation {
 
     /// Returns `[images, channels, height, width]`.
     pub fn dims(&self) -> [usize; 4] {
-        self.maps.map_or_else(|| self.tensor.dims(), |maps| maps.dims())
+        match &self.0 {
+            State::Nchw(images) => images.dims(),
+            State::Blocks(blocks) => blocks.maps.dims(),
+            State::Pending(pending, _) => pending.maps().dims(),
+        }
     }
 
     /// Returns the device that the maps are on.
     pub fn device(&self) -> Device {
-        self.tensor.device()
+        match &self.0 {
+            State::Nchw(tensor) | State::Blocks(Blocks { tensor, .. }) => tensor.device(),
+            State::Pending(pending, _) => pending.device(),
+        }
     }
 
     /// Sets negative values to zero.
     pub fn relu(self) -> Activation {
-        // The zeros around the maps stay zeros.
-        Activation { tensor: activation::relu(self.tensor), maps: self.maps }
+        match self.into_blocks() {
+            // The zeros around the maps stay zeros.
+            Ok(Blocks { tensor, maps, .. }) => Activation::of_blocks(activation::relu(tensor), maps),
+            Err(images) => Activation::of_nchw(activation::relu(images)),
+        }
     }
 
     /// Adds `other`, an activation of the same shape.
+    #[allow(clippy::should_implement_trait)]
     pub fn add(self, other: Activation) -> Activation {
-        let other = other.in_layout_of(&self);
-        Activation { tensor: self.tensor + other.tensor, maps: self.maps }
+        match self.into_blocks() {
+            Ok(Blocks { tensor, maps, .. }) => Activation::of_blocks(tensor + other.blocks_of(maps).tensor, maps),
+            Err(images) => Activation::of_nchw(images + other.into_nchw()),
+        }
     }
 
     /// Applies an operation of burn on `[images, channels, height, width]`.
@@ -65,11 +104,66 @@ impl Activation {
         Activation::new(operation(self.into_nchw()))
     }
 
-    pub(super) fn in_layout_of(self, other: &Activation) -> Activation {
-        match (self.maps, other.maps) {
-            (Some(_), None) => Activation { tensor: self.into_nchw(), maps: None },
-            (None, Some(_)) => Activation::new(self.tensor),
-            (Some(_), Some(_)) | (None, None) => self,
+    pub(super) fn of_nchw(images: Tensor<4>) -> Activation {
+        Activation(State::Nchw(images))
+    }
+
+    pub(super) fn of_blocks(tensor: Tensor<4>, maps: Maps) -> Activation {
+        Activation(State::Blocks(Blocks { tensor, maps, narrow: None }))
+    }
+
+    /// Marks blocks as the parameter-free shortcut of `narrow`.
+    pub(super) fn of_shortcut(tensor: Tensor<4>, maps: Maps, narrow: Blocks) -> Activation {
+        Activation(State::Blocks(Blocks { tensor, maps, narrow: Some(Box::new(narrow)) }))
+    }
+
+    pub(super) fn of_pending(pending: Pending) -> Activation {
+        Activation(State::Pending(Box::new(pending), OnceLock::new()))
+    }
+
+    /// Returns the operations that wait, or the activation if none do.
+    pub(super) fn into_pending(self) -> Result<Pending, Activation> {
+        match self.0 {
+            State::Pending(pending, settled) if settled.get().is_none() => Ok(*pending),
+            _ => Err(self),
+        }
+    }
+
+    /// Returns the blocks, or the maps as they are.
+    pub(super) fn into_blocks(self) -> Result<Blocks, Tensor<4>> {
+        match self.0 {
+            State::Nchw(images) => Err(images),
+            State::Blocks(blocks) => Ok(blocks),
+            State::Pending(pending, settled) => {
+                let maps = pending.maps();
+                let tensor = settled.into_inner().unwrap_or_else(|| pending.settle());
+                Ok(Blocks { tensor, maps, narrow: None })
+            }
+        }
+    }
+
+    /// Returns the blocks of an activation that is added to one of shape `maps`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this one has another shape.
+    pub(super) fn blocks_of(self, maps: Maps) -> Blocks {
+        let blocks = self.into_blocks().or_else(|images| Activation::new(images).into_blocks());
+        let blocks = blocks.expect("both activations are f32 and on flex");
+        assert_eq!(blocks.maps, maps, "both activations have the same shape");
+        blocks
+    }
+}
+
+impl Clone for Activation {
+    fn clone(&self) -> Self {
+        match &self.0 {
+            State::Nchw(images) => Activation::of_nchw(images.clone()),
+            State::Blocks(blocks) => Activation(State::Blocks(blocks.clone())),
+            State::Pending(pending, settled) => {
+                let tensor = settled.get_or_init(|| pending.clone().settle());
+                Activation::of_blocks(tensor.clone(), pending.maps())
+            }
         }
     }
 }

@@ -6,8 +6,9 @@ use burn::tensor::Tensor;
 use burn::tensor::{activation, module};
 
 use super::Activation;
-use super::activation::{in_blocks, shape};
+use super::activation::{Blocks, in_blocks, shape};
 use super::flex::{Floats, run, vector, writable};
+use super::reductions;
 use crate::batch_norm::{Affine, Gate, Statistics};
 use crate::maps::Maps;
 
@@ -35,24 +36,44 @@ pub struct Normalised {
 
 /// Normalises each channel of `x` by its own mean and variance.
 pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, then: Then) -> Normalised {
-    let Some(maps) = x.maps else {
-        let batch = module::batch_norm_train(x.tensor, gamma, beta, epsilon);
-        let output = finish(batch.output, then);
-        return Normalised { output, mean: batch.mean, variance: batch.variance };
-    };
     let device = x.device();
+    let constant = |floats| {
+        let plain = Tensor::<1>::from_primitive::<Flex>(vector(floats));
+        if device.is_autodiff() { Tensor::from_inner(plain) } else { plain }
+    };
+    let finished = |output, Statistics { mean, variance }| Normalised {
+        output,
+        mean: constant(mean),
+        variance: constant(variance),
+    };
+    let x = match x.into_pending() {
+        Ok(chain) if chain.takes_norm() => {
+            let maps = chain.maps();
+            let (chain, statistics) = chain.normalise(gamma, beta, epsilon, !matches!(then, Then::Nothing));
+            let output = match then {
+                Then::Nothing | Then::Relu => Activation::of_pending(chain),
+                Then::AddRelu(residual) => Activation::of_blocks(chain.settle_with(residual.blocks_of(maps)), maps),
+            };
+            return finished(output, statistics);
+        }
+        Ok(chain) => Activation::of_pending(chain),
+        Err(x) => x,
+    };
+    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => {
+            let batch = reductions::batch_norm_train(images, gamma, beta, epsilon);
+            let output = finish(batch.output, then);
+            return Normalised { output, mean: batch.mean, variance: batch.variance };
+        }
+    };
     let mut taken = None;
     let output = normalise(maps, x, gamma, beta, epsilon, then, |x| {
         let statistics = Statistics::of(maps, x);
         taken = Some(statistics.clone());
         (statistics, true)
     });
-    let statistics = taken.expect("statistics have been taken");
-    let constant = |floats| {
-        let plain = Tensor::<1>::from_primitive::<Flex>(vector(floats));
-        if device.is_autodiff() { Tensor::from_inner(plain) } else { plain }
-    };
-    Normalised { output, mean: constant(statistics.mean), variance: constant(statistics.variance) }
+    finished(output, taken.expect("statistics have been taken"))
 }
 
 /// Normalises each channel of `x` by a given mean and variance, which are constants.
@@ -65,8 +86,9 @@ pub fn batch_norm(
     epsilon: f64,
     then: Then,
 ) -> Activation {
-    let Some(maps) = x.maps else {
-        return finish(module::batch_norm(x.tensor, gamma, beta, mean, variance, epsilon), then);
+    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => return finish(module::batch_norm(images, gamma, beta, mean, variance, epsilon), then),
     };
     let floats = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("statistics are f32");
     let statistics = Statistics { mean: floats(mean), variance: floats(variance) };
@@ -79,26 +101,25 @@ fn finish(normalised: Tensor<4>, then: Then) -> Activation {
         Then::Relu => activation::relu(normalised),
         Then::AddRelu(residual) => activation::relu(normalised + residual.into_nchw()),
     };
-    Activation { tensor, maps: None }
+    Activation::of_nchw(tensor)
 }
 
 /// Normalises by the statistics that `statistics` returns, which depend on `x` if it says `true`.
 fn normalise(
     maps: Maps,
-    x: Activation,
+    x: Tensor<4>,
     gamma: Tensor<1>,
     beta: Tensor<1>,
     epsilon: f64,
     then: Then,
     statistics: impl FnOnce(&[f32]) -> (Statistics, bool),
 ) -> Activation {
-    let residual = match &then {
-        Then::AddRelu(residual) => Some(residual.clone().in_layout_of(&x)),
+    let relu = !matches!(then, Then::Nothing);
+    let residual = match then {
+        Then::AddRelu(residual) => Some(residual.blocks_of(maps)),
         Then::Nothing | Then::Relu => None,
     };
-    let relu = !matches!(then, Then::Nothing);
-    drop(then);
-    let inputs = [x.tensor.into(), gamma.into(), beta.into()];
+    let inputs = [x.into(), gamma.into(), beta.into()];
     let tensor = match residual {
         None => run(inputs, |[x, gamma, beta]| {
             let (statistics, depends) = statistics(&x);
@@ -113,7 +134,6 @@ fn normalise(
             (in_blocks(maps, y), Box::new(backward))
         }),
         Some(residual) => {
-            assert_eq!(residual.maps, Some(maps), "a residual has the shape of what it is added to");
             let [x, gamma, beta] = inputs;
             run([x, gamma, beta, residual.tensor.into()], |[x, gamma, beta, residual]| {
                 let (statistics, depends) = statistics(&x);
@@ -129,7 +149,7 @@ fn normalise(
             })
         }
     };
-    Activation { tensor, maps: Some(maps) }
+    Activation::of_blocks(tensor, maps)
 }
 
 struct Norm<'a> {

@@ -7,8 +7,10 @@ use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 
 use super::Activation;
-use super::activation::in_blocks;
+use super::activation::{Blocks, in_blocks};
 use super::flex::{Floats, run, tensor, vector};
+use super::pending::{Pending, Sparse};
+use super::reductions::add_bias;
 use crate::batch_norm::{Affine, Gate};
 use crate::conv::{Conv, Pattern};
 use crate::maps::Maps;
@@ -53,16 +55,53 @@ fn convolve(
     padding: usize,
     sparse: Option<(Arc<Pattern>, Gradients)>,
 ) -> Activation {
-    let Some(input) = x.maps else {
-        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
-        return Activation { tensor: module::conv2d(x.tensor, weight, bias, options), maps: None };
-    };
     let [outputs, inputs, height, width] = weight.dims();
-    assert_eq!(inputs, input.channels, "input channels of a weight of {:?}", weight.dims());
-    let conv = Conv { input, outputs, kernel: [height, width], stride, padding };
-    let output = conv.output();
+    let conv = |input: Maps| {
+        assert_eq!(inputs, input.channels, "input channels of a weight of {:?}", [outputs, inputs, height, width]);
+        Conv { input, outputs, kernel: [height, width], stride, padding }
+    };
+    let device = if x.device().is_autodiff() { x.device() } else { weight.device() };
     let sparse = sparse.filter(|(pattern, _)| pattern.pays());
-    let y = run([x.tensor.into(), weight.into()], |[x, weight]| {
+    let (chain, conv) = match x.into_pending() {
+        Ok(chain) if chain.takes_convolution() && conv(chain.maps()).fits() => {
+            let conv = conv(chain.maps());
+            (chain, conv)
+        }
+        other => {
+            let blocks = match other {
+                Ok(chain) => {
+                    let maps = chain.maps();
+                    Ok(Blocks { tensor: chain.settle(), maps, narrow: None })
+                }
+                Err(x) => x.into_blocks(),
+            };
+            let blocks = match blocks {
+                Ok(blocks) => blocks,
+                Err(images) => {
+                    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+                    let y = module::conv2d(images, weight, None, options);
+                    return Activation::of_nchw(match bias {
+                        Some(bias) => add_bias(y, bias),
+                        None => y,
+                    });
+                }
+            };
+            let conv = conv(blocks.maps);
+            if !conv.fits() {
+                let y = wide(conv, blocks, weight, sparse);
+                return with_bias(Activation::of_blocks(y, conv.output()), bias);
+            }
+            (Pending::new(blocks, device), conv)
+        }
+    };
+    let sparse = sparse.map(|(pattern, gradients)| Sparse { pattern, all: gradients == Gradients::All });
+    with_bias(Activation::of_pending(chain.convolve(conv, weight, sparse)), bias)
+}
+
+/// Convolves where maps need a wider margin than they have.
+fn wide(conv: Conv, x: Blocks, weight: Tensor<4>, sparse: Option<(Arc<Pattern>, Gradients)>) -> Tensor<4> {
+    let [outputs, inputs, height, width] = weight.dims();
+    run([x.tensor.into(), weight.into()], |[x, weight]| {
         let y = match &sparse {
             None => conv.forward(&x, &weight),
             Some((pattern, _)) => conv.forward_kept(&x, &weight, pattern),
@@ -82,17 +121,14 @@ fn convolve(
                 of_weight.map(|floats| tensor(floats, [outputs, inputs, height, width])),
             ]
         };
-        (in_blocks(output, y), Box::new(backward))
-    });
-    let y = Activation { tensor: y, maps: Some(output) };
-    match bias {
-        Some(bias) => add_bias(y, output, bias),
-        None => y,
-    }
+        (in_blocks(conv.output(), y), Box::new(backward))
+    })
 }
 
-fn add_bias(x: Activation, maps: Maps, bias: Tensor<1>) -> Activation {
-    let y = run([x.tensor.into(), bias.into()], |[x, bias]| {
+fn with_bias(x: Activation, bias: Option<Tensor<1>>) -> Activation {
+    let Some(bias) = bias else { return x };
+    let Blocks { tensor: x, maps, .. } = x.into_blocks().expect("a convolution of blocks");
+    let y = run([x.into(), bias.into()], |[x, bias]| {
         let affine = Affine { mean: vec![0.0; maps.channels], scale: vec![1.0; maps.channels], shift: bias.to_vec() };
         let y = affine.apply(maps, &x, false, None);
         let backward = move |gradient, [_, of_bias]: [bool; 2]| {
@@ -102,5 +138,5 @@ fn add_bias(x: Activation, maps: Maps, bias: Tensor<1>) -> Activation {
         };
         (in_blocks(maps, y), Box::new(backward))
     });
-    Activation { tensor: y, maps: Some(maps) }
+    Activation::of_blocks(y, maps)
 }

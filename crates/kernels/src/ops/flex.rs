@@ -33,6 +33,11 @@ impl Floats {
     pub fn new(tensor: &FlexTensor) -> Floats {
         Floats(tensor.to_contiguous())
     }
+
+    /// Returns the tensor.
+    pub fn tensor(&self) -> FlexTensor {
+        self.0.clone()
+    }
 }
 
 impl Deref for Floats {
@@ -66,6 +71,7 @@ pub(super) fn writable<const D: usize>(mut tensor: FlexTensor, shape: [usize; D]
 }
 
 /// An input of [`run`], of any rank.
+#[derive(Clone, Debug)]
 pub(super) enum Input {
     /// A tensor of a device without gradients.
     Plain(FlexTensor),
@@ -83,6 +89,29 @@ impl<const D: usize> From<Tensor<D>> for Input {
     }
 }
 
+impl Input {
+    /// Returns an input of no floats, for a place that is not used.
+    pub fn none() -> Input {
+        Input::Plain(vector(Vec::new()))
+    }
+
+    /// Returns the floats.
+    pub fn floats(&self) -> Floats {
+        match self {
+            Input::Plain(tensor) => Floats::new(tensor),
+            Input::Tracked(tensor) => Floats::new(tensor.primitive()),
+        }
+    }
+
+    /// Tells whether both are the same node of a graph.
+    pub fn is(&self, other: &Input) -> bool {
+        match (self, other) {
+            (Input::Tracked(a), Input::Tracked(b)) => a.id() == b.id(),
+            _ => false,
+        }
+    }
+}
+
 /// Turns the gradient of an output into those of the inputs that ask for one.
 pub(super) type Gradient<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
 
@@ -92,10 +121,7 @@ pub(super) fn run<const N: usize, const D: usize>(
     forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
 ) -> Tensor<D> {
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
-        let (output, _) = forward(inputs.map(|input| match input {
-            Input::Plain(tensor) => Floats::new(&tensor),
-            Input::Tracked(tensor) => Floats::new(tensor.primitive()),
-        }));
+        let (output, _) = forward(inputs.map(|input| input.floats()));
         return Tensor::from_primitive::<Flex>(output);
     }
     let inputs = inputs.map(|input| match input {

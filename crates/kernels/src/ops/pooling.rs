@@ -5,7 +5,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Tensor, s};
 
 use super::Activation;
-use super::activation::in_blocks;
+use super::activation::{Blocks, in_blocks};
 use super::flex::{Floats, run, tensor};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
@@ -13,11 +13,14 @@ use crate::pooling;
 
 /// Averages each map to one number: returns `[images, channels]`.
 pub fn global_average(x: Activation) -> Tensor<2> {
-    let Some(maps) = x.maps else {
-        let [images, channels, height, width] = x.tensor.dims();
-        return x.tensor.reshape([images, channels, height * width]).mean_dim(2).squeeze_dim(2);
+    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => {
+            let [count, channels, height, width] = images.dims();
+            return images.reshape([count, channels, height * width]).mean_dim(2).squeeze_dim(2);
+        }
     };
-    run([x.tensor.into()], |[x]| {
+    run([x.into()], |[x]| {
         let averages = pooling::global_average(maps, &x);
         let mut y = Buffer::any(averages.len());
         y.copy_from_slice(&averages);
@@ -29,12 +32,13 @@ pub fn global_average(x: Activation) -> Tensor<2> {
 
 /// Takes the largest of every 2×2 pixels; an odd last row or column is left out.
 pub fn max_pool(x: Activation) -> Activation {
-    let Some(maps) = x.maps else {
-        return Activation { tensor: max_pool2d(x.tensor, MaxPoolOptions::new([2, 2])), maps: None };
+    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => return Activation::of_nchw(max_pool2d(images, MaxPoolOptions::new([2, 2]))),
     };
     let [images, channels, height, width] = maps.dims();
     let to = Maps::new([images, channels, height / 2, width / 2]);
-    let y = run([x.tensor.into()], |[x]| {
+    let y = run([x.into()], |[x]| {
         let y = in_blocks(to, pooling::max(maps, &x));
         let output = Floats::new(&y);
         let backward = move |gradient, _| {
@@ -43,7 +47,7 @@ pub fn max_pool(x: Activation) -> Activation {
         };
         (y, Box::new(backward))
     });
-    Activation { tensor: y, maps: Some(to) }
+    Activation::of_blocks(y, to)
 }
 
 /// Takes every second pixel of `x` and adds zero channels on both sides until there are `channels`.
@@ -53,17 +57,21 @@ pub fn max_pool(x: Activation) -> Activation {
 /// Panics if `x` has more than `channels` channels.
 pub fn pad_shortcut(x: Activation, channels: usize) -> Activation {
     let missing = channels.checked_sub(x.dims()[1]).expect("a shortcut only widens");
-    let Some(maps) = x.maps else {
-        let before = missing / 2;
-        let tensor = x.tensor.slice(s![.., .., ..;2, ..;2]).pad([(before, missing - before), (0, 0), (0, 0)], 0.0);
-        return Activation { tensor, maps: None };
+    let narrow = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => {
+            let before = missing / 2;
+            let pixels = images.slice(s![.., .., ..;2, ..;2]);
+            return Activation::of_nchw(pixels.pad([(before, missing - before), (0, 0), (0, 0)], 0.0));
+        }
     };
+    let maps = narrow.maps;
     let [images, _, height, width] = maps.dims();
     let to = Maps::new([images, channels, height.div_ceil(2), width.div_ceil(2)]);
-    let y = run([x.tensor.into()], |[x]| {
+    let y = run([narrow.tensor.clone().into()], |[x]| {
         let backward =
             move |gradient, _| [Some(in_blocks(maps, pooling::shortcut_gradient(maps, to, &Floats::new(&gradient))))];
         (in_blocks(to, pooling::shortcut(maps, &x, channels)), Box::new(backward))
     });
-    Activation { tensor: y, maps: Some(to) }
+    Activation::of_shortcut(y, to, narrow)
 }

@@ -1,9 +1,11 @@
 //! The same masks and nearly the same numbers on a CPU and on wgpu.
 
+use bonsai_kernels::{Activation, Then, batch_norm_train, conv2d};
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_training::meter::Meter;
-use bonsai_training::parameters;
-use burn::tensor::Device;
+use bonsai_training::parameters::{self, to_host};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::rand_core::Rng;
 
 use crate::{batch, schedulers, trainee, wgpu};
 
@@ -61,5 +63,39 @@ fn a_step_on_wgpu_is_close_to_one_on_the_cpu() {
     for (a, b) in cpu.1.iter().flatten().zip(gpu.1.iter().flatten()) {
         assert!((a - b).abs() < 1e-4, "{a} and {b}");
         assert_eq!(*a == 0.0, *b == 0.0);
+    }
+}
+
+#[test]
+fn a_batch_of_more_pixels_than_one_reduction_holds_is_normalised_right_on_wgpu() {
+    // 131,072 pixels a channel: CubeCL's strided reduction loses those beyond 65,536.
+    const DIMS: [usize; 4] = [128, 2, 32, 32];
+    let Some(wgpu) = wgpu() else { return };
+    let values = |salt: u64| -> Vec<f32> {
+        let mut stream = bonsai_random::stream(0, "pixels", salt);
+        (0..DIMS.iter().product()).map(|_| stream.next_u32() as f32 / u32::MAX as f32 + 0.25).collect()
+    };
+    let (images, weights) = (values(0), values(1));
+    let [cpu, gpu] = [&Device::flex(), &wgpu].map(|device| {
+        let device = device.clone().autodiff();
+        let tensor = |values: &[f32]| Tensor::<4>::from_data(TensorData::new(values.to_vec(), DIMS), &device);
+        let vector = |values: [f32; 2]| Tensor::<1>::from_floats(values, &device).require_grad();
+        let (gamma, beta, bias) = (vector([1.5, 0.5]), vector([0.1, -0.1]), vector([0.3, 0.7]));
+        let weight = Tensor::<4>::from_floats([[[[0.5]], [[0.25]]], [[[-0.5]], [[1.0]]]], &device).require_grad();
+        let x = conv2d(Activation::new(tensor(&images)), weight.clone(), Some(bias.clone()), 1, 0);
+        let batch = batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5, Then::Nothing);
+        let y = batch.output.into_nchw() * tensor(&weights);
+        let gradients = (y.clone() * y).mean_dim(3).mean_dim(2).sum().backward();
+        let gradient = |vector: &Tensor<1>| to_host(vector.grad(&gradients).unwrap());
+        [
+            to_host(batch.mean.inner()),
+            to_host(batch.variance.inner()),
+            gradient(&gamma),
+            gradient(&beta),
+            to_host(weight.grad(&gradients).unwrap().reshape([4])),
+        ]
+    });
+    for (ours, theirs) in cpu.iter().flatten().zip(gpu.iter().flatten()) {
+        assert!((ours - theirs).abs() <= 2e-3 * ours.abs().max(0.1), "{cpu:?} {gpu:?}");
     }
 }

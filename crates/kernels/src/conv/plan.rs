@@ -1,0 +1,126 @@
+//! Runs the kernels of the forward pass and of the data gradient over the blocks of an activation.
+
+use rayon::prelude::*;
+
+use super::kept_taps;
+use super::pattern::{Entries, Kept};
+use super::taps::{self, Place, TILE, Taps};
+use crate::buffer::Buffer;
+use crate::maps::Maps;
+use crate::simd::Level;
+
+/// Some pixels of an output, and what they sum.
+pub(super) struct Part {
+    /// The taps.
+    pub taps: Taps,
+    /// The pixels.
+    pub place: Place,
+    /// The weights.
+    pub weights: Weights,
+}
+
+pub(super) enum Weights {
+    /// All taps, in the order of [`super::pack::pack`].
+    Dense(Vec<f32>),
+    /// Those taps that a pattern keeps.
+    Kept(Kept),
+}
+
+impl Weights {
+    /// Returns where the kept taps are in planes of `from`.
+    fn entries(&self, from: Maps) -> Entries {
+        match self {
+            Weights::Dense(_) => Entries::default(),
+            Weights::Kept(kept) => kept.entries(from),
+        }
+    }
+}
+
+/// Sums the taps of `from` into the pixels of a new activation `to`; the parts together write all its pixels.
+pub(super) fn convolve(from: Maps, input: &[f32], to: Maps, parts: Vec<Part>) -> Buffer {
+    let margin = margin(from, &parts);
+    if margin > from.margin {
+        let (wide, input) = from.with_margin(input, margin);
+        return convolve(wide, &input, to, parts);
+    }
+    let plan = Plan::new(from, to, parts);
+    let mut output = Buffer::any(to.len());
+    output.par_chunks_mut(to.block()).zip(input.par_chunks(from.block())).for_each(|(output, input)| {
+        plan.block(input, output, Start::Zero, &mut vec![(); to.channels], |_, _, ()| {});
+    });
+    output
+}
+
+/// Returns the margin that the parts need around maps of `from`.
+fn margin(from: Maps, parts: &[Part]) -> usize {
+    let margin = parts.iter().map(|part| part.taps.margin(&part.place, from.width)).max().unwrap_or(0);
+    let above = parts.iter().filter(|part| matches!(part.weights, Weights::Kept(_)));
+    above.map(|part| part.taps.margin_above(&part.place, from.height)).fold(margin, usize::max)
+}
+
+/// What a sum starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Nothing.
+    Zero,
+    /// What the output holds already.
+    Output,
+}
+
+/// Parts made ready for the blocks of an activation.
+pub(super) struct Plan {
+    level: Level,
+    from: Maps,
+    to: Maps,
+    parts: Vec<Part>,
+    lists: Vec<Entries>,
+    /// Output channels of a task.
+    channels: usize,
+}
+
+impl Plan {
+    /// Makes parts ready that read maps of `from` and write ones of `to`.
+    pub fn new(from: Maps, to: Maps, parts: Vec<Part>) -> Plan {
+        let lists = parts.iter().map(|part| part.weights.entries(from)).collect();
+        // Enough tasks for all threads even with few blocks; a task is some output channels of a block.
+        let tiles = to.channels.div_ceil(TILE);
+        let tasks = (4 * rayon::current_num_threads()).div_ceil(to.blocks().max(1)).min(tiles).max(1);
+        Plan { level: Level::current(), from, to, parts, lists, channels: tiles.div_ceil(tasks) * TILE }
+    }
+
+    /// Writes a block, and calls `after` with each channel, its finished plane and its item of `each`.
+    pub fn block<T: Send>(
+        &self,
+        input: &[f32],
+        output: &mut [f32],
+        start: Start,
+        each: &mut [T],
+        after: impl Fn(usize, &[f32], &mut T) + Sync,
+    ) {
+        let Plan { level, from, to, channels, .. } = *self;
+        let tasks = output.par_chunks_mut(channels * to.plane()).zip(each.par_chunks_mut(channels));
+        tasks.enumerate().for_each(|(task, (output, each))| {
+            if start == Start::Zero {
+                for plane in output.chunks_exact_mut(to.plane()) {
+                    to.clear_margin(plane);
+                }
+            }
+            for (Part { taps, place, weights }, entries) in self.parts.iter().zip(&self.lists) {
+                match weights {
+                    Weights::Dense(packed) => {
+                        let tile = from.channels * taps.height * taps.width * TILE;
+                        let weights = &packed[task * channels / TILE * tile..];
+                        level.run(taps::Work { from, input, to, output, taps, place, weights, start });
+                    }
+                    Weights::Kept(_) => {
+                        let first = task * channels;
+                        level.run(kept_taps::Work { from, input, to, output, taps, place, entries, first, start });
+                    }
+                }
+            }
+            for (i, (plane, item)) in output.chunks_exact(to.plane()).zip(each).enumerate() {
+                after(task * channels + i, plane, item);
+            }
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! A convolution together with the batch normalisations before and after it, block by block.
+//!
+//! Between two barriers (a normalisation needs the statistics of the whole batch, forward, and sums over it, backward) a
+//! block of images goes through everything while the caches hold it:
+//!
+//! - forward: normalise and rectify the input, convolve, take the moments of the output;
+//! - backward: through the normalisation of the output, weight gradient, data gradient, sums of the gradient for the
+//!   normalisation of the input.
+//!
+//! So nothing is kept for the backward pass but what convolutions return: normalised inputs are computed again. The
+//! results are, to the last bit, those of the operations one by one.
+
+use rayon::prelude::*;
+
+use super::plan::{Plan, Start};
+use super::weight_gradient::{self, Groups};
+use super::{Conv, Pattern, kept_gradient};
+use crate::batch_norm::planes::{self, Apply, Moments, Reduce};
+use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task};
+use crate::buffer::Buffer;
+use crate::maps::Maps;
+use crate::simd::Level;
+
+/// A convolution and its weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit<'a> {
+    /// The shape.
+    pub conv: &'a Conv,
+    /// The weights, `[out, in, kernel, kernel]`.
+    pub weight: &'a [f32],
+    /// Those that are kept, if the sparse kernels are to run.
+    pub pattern: Option<&'a Pattern>,
+}
+
+/// What a unit reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The maps.
+    pub x: &'a [f32],
+    /// What is done to them first.
+    pub norm: Option<Norm<'a>>,
+}
+
+/// A normalisation that is computed when its input is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// What it does.
+    pub affine: &'a Affine,
+    /// Whether a rectifier follows.
+    pub relu: bool,
+}
+
+/// The normalisation of a unit's output, on the way back.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a> {
+    /// The unit's output.
+    pub z: &'a [f32],
+    /// What the normalisation did to it.
+    pub affine: &'a Affine,
+    /// Which pixels the rectifier let through.
+    pub gate: Gate<'a>,
+    /// Statistics of `z`, sums over its gradient, epsilon.
+    pub training: (&'a Statistics, &'a Sums, f64),
+}
+
+/// The gradients that a unit returns.
+pub struct Gradients {
+    /// That of the input, after its normalisation if it has one, unless it has been added to another.
+    pub input: Option<Buffer>,
+    /// Sums over it, if the input is normalised.
+    pub sums: Option<Sums>,
+    /// That of the weights.
+    pub weight: Option<Buffer>,
+}
+
+/// Which gradients a unit shall return.
+pub struct Wanted<'a> {
+    /// That of the input.
+    pub input: bool,
+    /// What the gradient of the input is added to, instead of being returned.
+    pub onto: Option<&'a mut [f32]>,
+    /// That of the weights.
+    pub weight: bool,
+    /// That of the weights which the pattern leaves out, too.
+    pub all: bool,
+}
+
+impl Unit<'_> {
+    /// Returns the output and, if asked for, its statistics.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape, or the convolution needs a wider margin than maps have.
+    pub fn forward(&self, input: Input, statistics: bool) -> (Buffer, Option<Statistics>) {
+        let (from, to) = (self.conv.input, self.conv.output());
+        self.conv.check(input.x, self.weight);
+        assert!(self.conv.fits(), "margin for {:?}", self.conv);
+        let level = Level::current();
+        let plan = Plan::new(from, to, self.conv.forward_parts(self.weight, self.pattern));
+        let mut output = Buffer::any(to.len());
+        let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
+        let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
+        blocks.zip(input.x.par_chunks(from.block())).enumerate().for_each(|(block, ((output, moments), x))| {
+            let applied = input.norm.map(|norm| norm.apply(level, from, block, x));
+            plan.block(applied.as_deref().unwrap_or(x), output, Start::Zero, moments, |_, plane, moments| {
+                if statistics {
+                    *moments = level.run(Moments { maps: to, lanes: to.lanes(block), plane });
+                }
+            });
+        });
+        (output, statistics.then(|| Statistics::merge(to, &moments)))
+    }
+
+    /// Returns the gradients, given that of the output, or that of the output's normalisation.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`Unit::forward`] does.
+    pub fn backward(&self, input: Input, gradient: &[f32], norm: Option<Backward>, wanted: Wanted) -> Gradients {
+        let conv = self.conv;
+        let (from, to) = (conv.input, conv.output());
+        conv.check(input.x, self.weight);
+        conv.check_gradient(gradient, self.weight);
+        assert!(conv.fits(), "margin for {conv:?}");
+        assert!(wanted.onto.as_ref().is_none_or(|onto| onto.len() == from.len()));
+        assert!(norm.is_none_or(|norm| norm.z.len() == to.len()));
+        let level = Level::current();
+        let plan = wanted.input.then(|| Plan::new(to, from, conv.gradient_parts(self.weight, self.pattern)));
+        let start = if wanted.onto.is_some() { Start::Output } else { Start::Zero };
+        let mut of_input = (wanted.input && wanted.onto.is_none()).then(|| Buffer::any(from.len()));
+        let entries = self.pattern.filter(|_| wanted.weight && !wanted.all);
+        let entries = entries.map(|pattern| kept_gradient::entries(conv, pattern));
+        let Groups { blocks, groups } = Groups::of(conv);
+        let size = weight_gradient::size(conv);
+        let mut dense = (wanted.weight && entries.is_none()).then(|| Buffer::any(groups * size));
+        let mut kept = vec![Vec::new(); groups];
+        let mut sums = vec![(0.0, 0.0); from.blocks() * from.channels];
+        let slopes = norm.map(|norm| norm.affine.slopes(to, Some(norm.training)));
+
+        let work: Vec<_> = {
+            let mut of_inputs = parts(wanted.onto.or(of_input.as_deref_mut()), blocks * from.block());
+            let mut denses = parts(dense.as_deref_mut(), size);
+            (kept.iter_mut())
+                .zip(sums.chunks_mut(blocks * from.channels))
+                .map(|(kept, sums)| (of_inputs.next(), denses.next(), kept, sums))
+                .collect()
+        };
+        work.into_par_iter().enumerate().for_each(|(group, (of_input, dense, kept, sums))| {
+            let first = group * blocks;
+            let gradient = part(gradient, blocks * to.block(), group);
+            let x = part(input.x, blocks * from.block(), group);
+            let through = norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
+                let at = first * to.block()..first * to.block() + gradient.len();
+                let part = Backward { z: &norm.z[at.clone()], gate: norm.gate.part(at), ..norm };
+                part.through(level, to, first, slopes, gradient)
+            });
+            let gradient = through.as_deref().unwrap_or(gradient);
+            if wanted.weight {
+                let applied = input.norm.map(|norm| norm.apply(level, from, first, x));
+                let applied = applied.as_deref().unwrap_or(x);
+                match (&entries, dense) {
+                    (Some(entries), _) => *kept = kept_gradient::group(level, conv, entries, applied, gradient),
+                    (None, Some(dense)) => weight_gradient::group(level, conv, applied, gradient, dense),
+                    (None, None) => unreachable!("there is memory for the sums"),
+                }
+            }
+            let (Some(plan), Some(of_input)) = (&plan, of_input) else { return };
+            let work = of_input.par_chunks_mut(from.block()).zip(gradient.par_chunks(to.block()));
+            work.zip(sums.par_chunks_mut(from.channels)).enumerate().for_each(
+                |(block, ((of_input, gradient), sums))| {
+                    let x = &x[block * from.block()..];
+                    plan.block(gradient, of_input, start, sums, |channel, gradient, sums| {
+                        if let Some(norm) = input.norm {
+                            let x = &x[channel * from.plane()..][..from.plane()];
+                            let (channel, gate) = (norm.affine.channel(channel), norm.gate());
+                            *sums = level.run(Reduce { maps: from, channel, gradient, x, gate });
+                        }
+                    });
+                },
+            );
+        });
+        let weight = match (entries, dense) {
+            (Some(entries), _) => Some(kept_gradient::total(conv, &entries, &kept)),
+            (None, dense) => dense.map(|sums| weight_gradient::total(conv, sums)),
+        };
+        let sums = (wanted.input && input.norm.is_some()).then(|| Sums::merge(from, &sums));
+        Gradients { input: of_input, sums, weight }
+    }
+}
+
+impl Norm<'_> {
+    /// Returns the gate of its backward pass.
+    pub fn gate(&self) -> Gate<'static> {
+        if self.relu { Gate::Input } else { Gate::Open }
+    }
+
+    /// Normalises some blocks, of which `first` is the first.
+    fn apply(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Buffer {
+        let mut y = Buffer::any(x.len());
+        let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
+        planes.with_min_len(planes_per_task(maps)).for_each(|(i, (y, x))| {
+            let channel = self.affine.channel(i % maps.channels);
+            maps.clear_margin(y);
+            level.run(Apply { maps, channel, relu: self.relu, x, residual: None, y });
+            maps.clear_missing(first + i / maps.channels, y);
+        });
+        y
+    }
+}
+
+impl Backward<'_> {
+    /// Returns the gradient of `z` for some blocks, of which `first` is the first.
+    fn through(&self, level: Level, maps: Maps, first: usize, slopes: &[(f32, f32)], gradient: &[f32]) -> Buffer {
+        let mut all = Buffer::any(gradient.len());
+        let planes = all.par_chunks_mut(maps.plane()).enumerate();
+        planes.with_min_len(planes_per_task(maps)).for_each(|(i, out)| {
+            let at = i * maps.plane()..(i + 1) * maps.plane();
+            let (channel, slope) = (self.affine.channel(i % maps.channels), slopes[i % maps.channels]);
+            let (gradient, x, gate) = (Some(&gradient[at.clone()]), &self.z[at.clone()], self.gate.part(at));
+            maps.clear_margin(out);
+            level.run(planes::Backward { maps, channel, slope, gradient, out, x, gate, passed: None });
+            maps.clear_missing(first + i / maps.channels, out);
+        });
+        all
+    }
+}
+
+/// Cuts what there is into parts of `size`.
+fn parts(all: Option<&mut [f32]>, size: usize) -> impl Iterator<Item = &mut [f32]> {
+    all.into_iter().flat_map(move |all| all.chunks_mut(size))
+}
+
+fn part(all: &[f32], size: usize, number: usize) -> &[f32] {
+    &all[number * size..all.len().min((number + 1) * size)]
+}
