@@ -1,4 +1,4 @@
-# `just` alone lists the recipes; each is one cargo line.
+# `just` alone lists the recipes; each is one line.
 
 # Hands arguments on as they were quoted.
 set positional-arguments
