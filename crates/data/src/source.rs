@@ -144,15 +144,14 @@ impl Files {
         if names.is_empty() {
             return None;
         }
+        // Without the folder: the line goes into summaries that are shared.
         let mut line = format!(
-            "{} in {} is used although it differs from the published set in {}",
+            "{} is used although it differs from the published set in {}",
             self.published.name,
-            self.folder.display(),
             names.join(", ")
         );
-        let inexact = self.folder.join("INEXACT.txt");
-        if inexact.is_file() {
-            line += &format!("; {} lists the records", inexact.display());
+        if self.folder.join("INEXACT.txt").is_file() {
+            line += "; its INEXACT.txt lists the records";
         }
         Some(line)
     }
@@ -208,8 +207,7 @@ mod tests {
         write_small(folder.path());
         fs::write(folder.path().join("two.bin"), [4, 5, 6, 7, 9]).unwrap();
         let line = small(folder.path()).warning().unwrap();
-        let place = folder.path().display();
-        assert_eq!(line, format!("small in {place} is used although it differs from the published set in two.bin"));
+        assert_eq!(line, "small is used although it differs from the published set in two.bin");
         fs::write(folder.path().join("INEXACT.txt"), "").unwrap();
         let line = small(folder.path()).warning().unwrap();
         assert!(line.ends_with("INEXACT.txt lists the records"), "{line}");

@@ -20,6 +20,7 @@ mod run;
 pub mod run_folder;
 pub mod setup;
 pub mod snapshot;
+mod state;
 pub mod tensors;
 pub mod train;
 pub mod trainee;

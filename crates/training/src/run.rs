@@ -9,7 +9,6 @@ use bonsai_data::Batch;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::scheduler::Event;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::Mistake;
@@ -24,20 +23,8 @@ use crate::position::{Best, Position};
 use crate::records::{EpochRow, EventLayer, EventRow, LayerRow, read_metrics};
 use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
-use crate::trainee::{Trainee, TraineeState};
-
-/// What a checkpoint holds besides tensors.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    experiment: String,
-    fingerprint: String,
-    limit_test: Option<usize>,
-    position: Position,
-    trainee: TraineeState,
-    device: String,
-    revision: Option<String>,
-    lengths: BTreeMap<String, u64>,
-}
+use crate::state::State;
+use crate::trainee::Trainee;
 
 /// How a run folder is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,51 +386,6 @@ impl<'a> Run<'a> {
                 warn!("{} could not be removed: {error}", old.display());
             }
         }
-    }
-}
-
-impl State {
-    /// Refuses to go on with a run under other settings or on other data.
-    fn check(&self, setup: &Setup, fingerprint: &str) -> Result<()> {
-        let folder = setup.folder.display();
-        ensure!(
-            self.experiment == setup.experiment.to_toml(),
-            Mistake(format!(
-                "{folder} was started with other settings: resume it with those, or start anew with --out"
-            ))
-        );
-        ensure!(
-            self.fingerprint == fingerprint,
-            Mistake(format!(
-                "the data set {} is not the one that {folder} was started with (fingerprint {fingerprint}, then {}): restore it, or start anew with --out",
-                setup.source.set(),
-                self.fingerprint
-            ))
-        );
-        let limit =
-            |limit: Option<usize>| limit.map_or("no --limit-test".to_string(), |limit| format!("--limit-test {limit}"));
-        ensure!(
-            self.limit_test == setup.limit_test,
-            Mistake(format!(
-                "{folder} was started with {}: resume it in the same way, so that its figures stay comparable",
-                limit(self.limit_test)
-            ))
-        );
-        Ok(())
-    }
-
-    /// Says what may change the last digits of a resumed run.
-    fn differences(&self, setup: &Setup) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.device != setup.device_name {
-            found.push(format!("the run was on {} before and goes on on {}", self.device, setup.device_name));
-        }
-        if self.revision != hardware::git_revision() {
-            let name = |revision: &Option<String>| revision.clone().unwrap_or("an unknown one".into());
-            let (before, now) = (name(&self.revision), name(&hardware::git_revision()));
-            found.push(format!("the run was made by revision {before} before and goes on with {now}"));
-        }
-        found
     }
 }
 
