@@ -5,9 +5,9 @@
 //! pixels the rectifier let through is found out again from `x`. Next to a convolution most of these passes happen block by
 //! block within those of the convolution: see [`crate::conv::unit`].
 //!
-//! Mean and variance are taken per channel and block in two passes over a plane that the cache holds, and merged in the
-//! order of the blocks as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-//! variances", 1979, so they are exact for large means too and do not depend on the number of threads.
+//! Mean and variance are taken per channel and block, of distances from the mean of the first row, and merged in the order
+//! of the blocks as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+//! 1979, so they are exact for large means too and do not depend on the number of threads.
 
 pub(crate) mod planes;
 
@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::simd::Level;
-use planes::{Apply, Backward, Channel, Moments, Reduce, Shut};
+use planes::{Apply, Backward, Channel, Moments, Reduce, Running, Shut};
 
 /// Mean and biased variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +66,9 @@ impl Statistics {
         let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
         let work = x.par_chunks(maps.plane()).zip(&mut planes).enumerate();
         work.with_min_len(planes_per_task(maps)).for_each(|(i, (plane, moments))| {
-            *moments = level.run(Moments { maps, lanes: maps.lanes(i / maps.channels), plane });
+            let (lanes, mut running) = (maps.lanes(i / maps.channels), Running::new());
+            level.run(Moments { maps, lanes, rows: 0..maps.height, plane, running: &mut running });
+            *moments = running.moments(maps, lanes);
         });
         Statistics::merge(maps, &planes)
     }
@@ -122,7 +124,8 @@ impl Affine {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let channel = self.channel(i % maps.channels);
             maps.clear_margin(y);
-            level.run(Apply { maps, channel, relu, x: &x[at.clone()], residual: residual.map(|all| &all[at]), y });
+            let (rows, residual) = (0..maps.height, residual.map(|all| &all[at.clone()]));
+            level.run(Apply { maps, rows, channel, relu, x: &x[at], residual, y });
             maps.clear_missing(i / maps.channels, y);
         });
         y
@@ -138,7 +141,9 @@ impl Affine {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let channel = self.channel(i % maps.channels);
             let gate = gate.part(at.clone());
-            *sums = level.run(Reduce { maps, channel, gradient: &gradient[at.clone()], x: &x[at], gate });
+            let (rows, gradient, mut running) = (0..maps.height, &gradient[at.clone()], Running::new());
+            level.run(Reduce { maps, rows, channel, gradient, x: &x[at], gate, running: &mut running });
+            *sums = running.sums();
         });
         Sums::merge(maps, &planes)
     }
@@ -180,8 +185,8 @@ impl Affine {
                 maps.clear_margin(passed);
             }
             let gate = gate.part(at.clone());
-            let (channel, slope) = (self.channel(c), slopes[c]);
-            level.run(Backward { maps, channel, slope, gradient: None, out: gradient, x: &x[at], gate, passed });
+            let (rows, channel, slope) = (0..maps.height, self.channel(c), slopes[c]);
+            level.run(Backward { maps, rows, channel, slope, gradient: None, out: gradient, x: &x[at], gate, passed });
             maps.clear_missing(block, gradient);
         };
         let work = gradient.par_chunks_mut(maps.plane());

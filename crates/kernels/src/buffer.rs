@@ -4,7 +4,7 @@
 //! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
@@ -14,6 +14,8 @@ use std::sync::{LazyLock, Mutex};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
 const ALIGNMENT: usize = 64;
+/// The size of a huge page of Linux on x86-64 and most other processors.
+const HUGE: usize = 2 << 20;
 /// Buffers beyond this many bytes are given back to the system.
 const POOL_BYTES: usize = 2 << 30;
 
@@ -134,13 +136,24 @@ impl Pool {
 }
 
 fn layout(len: usize) -> Layout {
-    Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGNMENT)).expect("a length that fits into memory")
+    let layout = Layout::array::<f32>(len);
+    let alignment = if layout.as_ref().is_ok_and(|layout| layout.size() >= HUGE) { HUGE } else { ALIGNMENT };
+    layout.and_then(|layout| layout.align_to(alignment)).expect("a length that fits into memory")
 }
 
 fn allocate(len: usize) -> NonNull<f32> {
+    let layout = layout(len);
     // SAFETY: `len` is at least 1, so the layout has a size.
-    let memory = unsafe { alloc_zeroed(layout(len)) };
-    NonNull::new(memory.cast()).unwrap_or_else(|| handle_alloc_error(layout(len)))
+    let memory = unsafe { alloc(layout) };
+    let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+    #[cfg(target_os = "linux")]
+    if layout.align() == HUGE {
+        // SAFETY: the memory is ours; the advice changes how it is mapped, not what it holds, and may be refused.
+        unsafe { libc::madvise(memory.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+    }
+    // SAFETY: the memory has as many bytes.
+    unsafe { memory.write_bytes(0, layout.size()) };
+    memory.cast()
 }
 
 #[cfg(test)]

@@ -17,11 +17,13 @@
 //! one for each phase of the pixels it writes. Results do not depend on the number of threads: threads share outputs,
 //! never a sum.
 
+mod ahead;
 mod kept_gradient;
 mod kept_taps;
 mod pack;
 mod pattern;
 mod plan;
+mod strips;
 mod taps;
 pub mod unit;
 mod weight_gradient;

@@ -13,6 +13,8 @@
 //!
 //! Images that a last block lacks are zeros too. Kernels rely on both and keep both.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
@@ -82,7 +84,7 @@ impl Maps {
     }
 
     /// Returns where in a plane the floats of row `y` are.
-    pub(crate) fn floats(&self, y: usize) -> std::ops::Range<usize> {
+    pub(crate) fn floats(&self, y: usize) -> Range<usize> {
         let start = ((y + self.margin) * self.row() + self.margin) * LANES;
         start..start + self.width * LANES
     }
@@ -94,8 +96,14 @@ impl Maps {
 
     /// Writes the zeros around the map in `plane`.
     pub(crate) fn clear_margin(&self, plane: &mut [f32]) {
-        let mut end = 0;
-        for y in 0..self.height {
+        self.clear_margin_of(0..self.height, plane);
+    }
+
+    /// Writes the zeros before each of `rows`, and those behind the last row of all.
+    pub(crate) fn clear_margin_of(&self, rows: Range<usize>, plane: &mut [f32]) {
+        let last = rows.end == self.height;
+        let mut end = if rows.start == 0 { 0 } else { self.floats(rows.start - 1).end };
+        for y in rows {
             let row = self.floats(y);
             // Usually one pixel, which is written faster than by a call.
             match <&mut [f32; LANES]>::try_from(&mut plane[end..row.start]) {
@@ -104,15 +112,22 @@ impl Maps {
             }
             end = row.end;
         }
-        plane[end..].fill(0.0);
+        if last {
+            plane[end..].fill(0.0);
+        }
     }
 
     /// Writes zeros for the images that block `block` lacks.
     pub(crate) fn clear_missing(&self, block: usize, plane: &mut [f32]) {
+        self.clear_missing_of(0..self.height, block, plane);
+    }
+
+    /// Writes zeros for the images that block `block` lacks, in `rows`.
+    pub(crate) fn clear_missing_of(&self, rows: Range<usize>, block: usize, plane: &mut [f32]) {
         let lanes = self.lanes(block);
         if lanes < LANES {
-            for pixel in plane.chunks_exact_mut(LANES) {
-                pixel[lanes..].fill(0.0);
+            for pixel in rows.flat_map(|y| self.floats(y).step_by(LANES)) {
+                plane[pixel + lanes..pixel + LANES].fill(0.0);
             }
         }
     }

@@ -129,6 +129,9 @@ pub(crate) trait Lanes: Copy {
     /// Returns the sum of the lanes.
     fn sum(self) -> f32;
 
+    /// Asks for the cache line of `at`, which will be read or written soon; any address will do.
+    fn prefetch(at: *const f32);
+
     /// Reads `WIDTH` floats.
     ///
     /// # Safety

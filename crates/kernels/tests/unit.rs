@@ -141,6 +141,8 @@ fn layers_of_the_zoo_are_fused_without_changing_a_bit() {
         for normalised in [false, true] {
             Case::new(conv([37, 16, 8, 8], 24, 3, 1, 1), percent, normalised).check();
             Case::new(conv([20, 16, 32, 32], 32, 3, 2, 1), percent, normalised).check();
+            // Blocks that go through in strips, forward and backward, the last block and the last strip not full.
+            Case::new(conv([50, 16, 26, 27], 12, 3, 1, 1), percent, normalised).check();
             Case::new(conv([33, 40, 4, 4], 12, 3, 1, 1), percent, normalised).check();
             Case::new(conv([18, 8, 9, 9], 20, 1, 2, 0), percent, normalised).check();
             Case::new(conv([3, 64, 4, 4], 16, 1, 1, 0), percent, normalised).check();
@@ -165,7 +167,9 @@ proptest! {
 #[test]
 fn fused_results_are_the_same_on_any_number_of_threads() {
     for percent in [None, Some(20)] {
-        for conv in [conv([70, 13, 9, 9], 33, 3, 1, 1), conv([150, 16, 4, 4], 16, 3, 2, 1)] {
+        for conv in
+            [conv([70, 13, 9, 9], 33, 3, 1, 1), conv([150, 16, 4, 4], 16, 3, 2, 1), conv([90, 12, 23, 30], 9, 3, 1, 1)]
+        {
             let case = Case::new(conv, percent, true);
             let on = |threads| {
                 rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.fused())

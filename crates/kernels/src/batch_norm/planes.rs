@@ -1,5 +1,7 @@
 //! The loops of batch normalisation over one channel of a block; the compiler vectorises them.
 
+use std::ops::Range;
+
 use super::Gate;
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
@@ -28,58 +30,83 @@ fn relu(x: f32) -> f32 {
 /// Sums of four pixels side by side: enough additions in flight.
 const WIDE: usize = 4 * LANES;
 
-/// Returns mean and sum of squared distances from it, of the first `lanes` images.
+/// Two sums over a plane, which grow row by row.
+#[derive(Clone)]
+pub(crate) struct Running {
+    /// What is subtracted first where distances are summed; found in the first row.
+    from: f32,
+    sums: [f32; WIDE],
+    products: [f32; WIDE],
+}
+
+impl Running {
+    /// Returns sums of nothing.
+    pub fn new() -> Running {
+        Running { from: 0.0, sums: [0.0; WIDE], products: [0.0; WIDE] }
+    }
+
+    /// Returns mean and sum of squared distances from it, once [`Moments`] has seen all rows.
+    pub fn moments(&self, maps: Maps, lanes: usize) -> (f64, f64) {
+        let total =
+            |all: &[f32]| all.chunks_exact(LANES).flat_map(|all| &all[..lanes]).map(|sum| *sum as f64).sum::<f64>();
+        let count = (lanes * maps.height * maps.width) as f64;
+        let distance = total(&self.sums) / count;
+        (self.from as f64 + distance, total(&self.products) - distance * distance * count)
+    }
+
+    /// Returns both sums, once [`Reduce`] has seen all rows.
+    pub fn sums(&self) -> (f32, f32) {
+        (self.sums.iter().sum(), self.products.iter().sum())
+    }
+}
+
+/// Sums distances and squared distances of some rows of the first `lanes` images, from about the mean.
 pub(crate) struct Moments<'a> {
     pub maps: Maps,
     pub lanes: usize,
+    pub rows: Range<usize>,
     pub plane: &'a [f32],
+    pub running: &'a mut Running,
 }
 
-impl Moments<'_> {
-    /// Sums `distance` from `from` and its square over all floats of the images there are.
+impl Kernel for Moments<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn sums(&self, from: f32) -> (f64, f64) {
-        let (mut sums, mut squares) = ([0.0f32; WIDE], [0.0f32; WIDE]);
-        for y in 0..self.maps.height {
-            let chunks = self.plane[self.maps.floats(y)].chunks_exact(WIDE);
+    fn run<L: Lanes>(self) {
+        let Moments { maps, lanes, rows, plane, running } = self;
+        if rows.start == 0 && maps.height > 0 {
+            // Any number near the mean serves: that of the first row.
+            let row = plane[maps.floats(0)].chunks_exact(LANES);
+            let count = (row.len() * lanes) as f64;
+            running.from = (row.flat_map(|pixel| &pixel[..lanes]).map(|x| *x as f64).sum::<f64>() / count) as f32;
+        }
+        // Copies, so that they stay in registers.
+        let Running { from, mut sums, mut products } = *running;
+        for y in rows {
+            let chunks = plane[maps.floats(y)].chunks_exact(WIDE);
             let rest = chunks.remainder();
             for chunk in chunks {
                 for i in 0..WIDE {
                     let distance = chunk[i] - from;
                     sums[i] += distance;
-                    squares[i] += distance * distance;
+                    products[i] += distance * distance;
                 }
             }
             for (i, x) in rest.iter().enumerate() {
                 let distance = x - from;
                 sums[i] += distance;
-                squares[i] += distance * distance;
+                products[i] += distance * distance;
             }
         }
-        let total = |lanes: &[f32]| {
-            lanes.chunks_exact(LANES).flat_map(|lanes| &lanes[..self.lanes]).map(|sum| *sum as f64).sum()
-        };
-        (total(&sums), total(&squares))
+        *running = Running { from, sums, products };
     }
 }
 
-impl Kernel for Moments<'_> {
-    type Output = (f64, f64);
-
-    #[inline(always)]
-    fn run<L: Lanes>(self) -> (f64, f64) {
-        let count = (self.lanes * self.maps.height * self.maps.width) as f64;
-        let mean = (self.sums(0.0).0 / count) as f32;
-        // The mean is rounded; the distances from it correct both results.
-        let (distance, squares) = self.sums(mean);
-        let distance = distance / count;
-        (mean as f64 + distance, squares - distance * distance * count)
-    }
-}
-
-/// Writes the normalised, maybe rectified plane.
+/// Writes some rows of the normalised, maybe rectified plane.
 pub(crate) struct Apply<'a> {
     pub maps: Maps,
+    pub rows: Range<usize>,
     pub channel: Channel,
     pub relu: bool,
     pub x: &'a [f32],
@@ -93,7 +120,7 @@ impl Kernel for Apply<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let channel = self.channel;
-        for y in 0..self.maps.height {
+        for y in self.rows {
             let at = self.maps.floats(y);
             let pixels = self.y[at.clone()].iter_mut().zip(&self.x[at.clone()]);
             match (self.residual, self.relu) {
@@ -106,21 +133,24 @@ impl Kernel for Apply<'_> {
     }
 }
 
-/// Returns the sums of the gradient and of its product with `x - mean`.
+/// Sums some rows of the gradient, and of its product with `x - mean`.
 pub(crate) struct Reduce<'a> {
     pub maps: Maps,
+    pub rows: Range<usize>,
     pub channel: Channel,
     pub gradient: &'a [f32],
     pub x: &'a [f32],
     pub gate: Gate<'a>,
+    pub running: &'a mut Running,
 }
 
 impl Reduce<'_> {
     #[inline(always)]
-    fn sum(&self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) -> (f32, f32) {
+    fn sum(self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) {
         let mean = self.channel.mean;
-        let (mut sums, mut products) = ([0.0f32; WIDE], [0.0f32; WIDE]);
-        for y in 0..self.maps.height {
+        // Copies, so that they stay in registers.
+        let Running { from, mut sums, mut products } = *self.running;
+        for y in self.rows {
             let at = self.maps.floats(y);
             let (g, x, output) = (&self.gradient[at.clone()], &self.x[at.clone()], &output[at]);
             let whole = g.len() / WIDE * WIDE;
@@ -137,19 +167,19 @@ impl Reduce<'_> {
                 products[i] += passed * (x - mean);
             }
         }
-        (sums.iter().sum(), products.iter().sum())
+        *self.running = Running { from, sums, products };
     }
 }
 
 impl Kernel for Reduce<'_> {
-    type Output = (f32, f32);
+    type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self) -> (f32, f32) {
-        let channel = self.channel;
+    fn run<L: Lanes>(self) {
+        let (channel, x) = (self.channel, self.x);
         match self.gate {
-            Gate::Open => self.sum(|_, _| true, self.x),
-            Gate::Input => self.sum(|x, _| channel.normalise(x) > 0.0, self.x),
+            Gate::Open => self.sum(|_, _| true, x),
+            Gate::Input => self.sum(|x, _| channel.normalise(x) > 0.0, x),
             Gate::Output(output) => self.sum(|_, y| y > 0.0, output),
         }
     }
@@ -194,9 +224,10 @@ impl Kernel for Shut<'_> {
     }
 }
 
-/// Turns the gradient of the output into that of `x`.
+/// Turns some rows of the gradient of the output into those of `x`.
 pub(crate) struct Backward<'a> {
     pub maps: Maps,
+    pub rows: Range<usize>,
     pub channel: Channel,
     /// The gradient of `x` is `scale * gradient + slope.0 * (x - mean) + slope.1`.
     pub slope: (f32, f32),
@@ -217,7 +248,7 @@ impl Backward<'_> {
         let (slope, level) = self.slope;
         let backward = |g: f32, x: f32| scale * g + (slope * (x - mean) + level);
         let mut passed = self.passed;
-        for y in 0..self.maps.height {
+        for y in self.rows {
             let at = self.maps.floats(y);
             let (g, x, output) = (&mut self.out[at.clone()], &self.x[at.clone()], &output[at.clone()]);
             if let Some(gradient) = self.gradient {

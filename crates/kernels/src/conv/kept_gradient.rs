@@ -1,12 +1,15 @@
-//! The gradient of kept weights only: a tile of the output gradient in registers, one vector of sums for each kept weight
-//! in memory. Input channels come in groups, so that a group's sums and pixels stay in the first cache.
+//! The gradient of kept weights only: 16 pixels of the output gradient in registers, one vector of sums for each kept weight
+//! in memory, which takes the pixels in the order of the dense kernel. Input channels come in groups, so that a group's sums and pixels stay in the first cache.
 //!
 //! Groups of blocks are cut by the size of the map and added in order, as for the dense gradient.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::Conv;
+use super::ahead::Ahead;
 use super::pattern::{Entries, Pattern};
 use super::weight_gradient::{Groups, size};
 use crate::buffer::Buffer;
@@ -33,15 +36,61 @@ pub(super) fn entries(conv: &Conv, pattern: &Pattern) -> Entries {
 
 /// Returns the sums over the blocks of a group, a list for each task.
 pub(super) fn group(level: Level, conv: &Conv, entries: &Entries, input: &[f32], gradient: &[f32]) -> Vec<Vec<f32>> {
-    let (from, to) = (conv.input, conv.output());
-    let tasks = conv.outputs.div_ceil(CHANNELS);
-    (0..tasks)
-        .into_par_iter()
-        .map(|task| {
-            let blocks = gradient.len() / to.block();
-            level.run(Work { conv, from, to, input, gradient, blocks, entries, channels: channels(conv, task) })
-        })
-        .collect()
+    let mut sums = Sums::new(conv, entries);
+    let rows = 0..conv.output().height;
+    sums.0.par_iter_mut().enumerate().for_each(|(task, sums)| {
+        let (channels, rows, mut ahead) = (channels(conv, task), rows.clone(), Ahead::nothing());
+        let (from, to) = (conv.input, conv.output());
+        level.run(Work { conv, from, to, input, gradient, rows, entries, channels, sums, ahead: &mut ahead });
+    });
+    sums.finish(level)
+}
+
+/// Sums of a group of blocks, which grow row by row: one vector for each kept weight, a list for each task.
+pub(super) struct Sums(Vec<Vec<[f32; LANES]>>);
+
+impl Sums {
+    /// Returns zeros.
+    pub fn new(conv: &Conv, entries: &Entries) -> Sums {
+        let tasks = 0..conv.outputs.div_ceil(CHANNELS);
+        Sums(tasks.map(|task| vec![[0.0; LANES]; count(entries, channels(conv, task))]).collect())
+    }
+
+    /// Adds some rows of a block of output gradients.
+    pub fn add(
+        &mut self,
+        level: Level,
+        conv: &Conv,
+        entries: &Entries,
+        [input, gradient]: [&[f32]; 2],
+        rows: Range<usize>,
+        ahead: &mut Ahead,
+    ) {
+        let (from, to) = (conv.input, conv.output());
+        for (task, sums) in self.0.iter_mut().enumerate() {
+            let (channels, rows) = (channels(conv, task), rows.clone());
+            level.run(Work { conv, from, to, input, gradient, rows, entries, channels, sums, ahead });
+        }
+    }
+
+    /// Adds up the lanes.
+    pub fn finish(self, level: Level) -> Vec<Vec<f32>> {
+        self.0.iter().map(|sums| level.run(Totals(sums))).collect()
+    }
+}
+
+/// The sum over the lanes of each vector.
+struct Totals<'a>(&'a [[f32; LANES]]);
+
+impl Kernel for Totals<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> Vec<f32> {
+        // SAFETY: a chunk has as many floats as a vector.
+        let sum = |chunk: &[f32]| unsafe { L::load(chunk.as_ptr()).sum() };
+        self.0.iter().map(|lanes| lanes.chunks_exact(L::WIDTH).fold(0.0, |total, chunk| total + sum(chunk))).collect()
+    }
 }
 
 /// Adds the sums of the groups.
@@ -58,73 +107,93 @@ pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) ->
     total
 }
 
-fn channels(conv: &Conv, task: usize) -> std::ops::Range<usize> {
+fn channels(conv: &Conv, task: usize) -> Range<usize> {
     task * CHANNELS..((task + 1) * CHANNELS).min(conv.outputs)
 }
 
-/// Some output channels of a group of blocks.
+fn count(entries: &Entries, channels: Range<usize>) -> usize {
+    (0..entries.groups).map(|group| entries.of(group, channels.clone()).len()).sum()
+}
+
+/// Some output channels of some blocks.
 struct Work<'a> {
     conv: &'a Conv,
     from: Maps,
     to: Maps,
     input: &'a [f32],
     gradient: &'a [f32],
-    blocks: usize,
+    rows: Range<usize>,
     entries: &'a Entries,
-    channels: std::ops::Range<usize>,
+    channels: Range<usize>,
+    sums: &'a mut [[f32; LANES]],
+    ahead: &'a mut Ahead,
 }
 
 impl Kernel for Work<'_> {
-    type Output = Vec<f32>;
+    type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self) -> Vec<f32> {
-        let Work { conv, from, to, blocks, .. } = self;
-        assert!(self.input.len() >= blocks * from.block() && self.gradient.len() >= blocks * to.block());
+    fn run<L: Lanes>(mut self) {
+        let Work { conv, from, to, .. } = self;
+        let blocks = self.gradient.len() / to.block();
+        assert!(self.input.len() >= blocks * from.block() && self.rows.end <= to.height);
         assert!(conv.padding <= from.margin && from.width == conv.input.width && to == conv.output());
         assert!(self.channels.end <= self.entries.channels() && self.channels.end <= to.channels);
-        let counts = (0..self.entries.groups).map(|group| self.entries.of(group, self.channels.clone()).len());
-        let mut sums = vec![[0.0f32; LANES]; counts.sum()];
-        let mut rest = &mut sums[..];
+        assert_eq!(self.sums.len(), count(self.entries, self.channels.clone()));
+        let tiles = (self.rows.len() * to.width).div_ceil(16);
+        self.ahead.over(self.entries.groups * blocks * tiles * self.channels.len());
+        let mut first = 0;
         for group in 0..self.entries.groups {
-            let (sums, after) = rest.split_at_mut(self.entries.of(group, self.channels.clone()).len());
-            rest = after;
             for block in 0..blocks {
-                for y in (0..to.height).step_by(2) {
-                    let two = y + 2 <= to.height;
-                    let mut x = 0;
-                    while x < to.width {
-                        let at = (group, block, y, x);
-                        x += match (to.width - x, two) {
-                            (8.., true) if L::WIDTH == LANES => self.tile::<L, 2, 8>(sums, at),
-                            (4.., true) => self.tile::<L, 2, 4>(sums, at),
-                            (4.., false) => self.tile::<L, 1, 4>(sums, at),
-                            (2.., true) => self.tile::<L, 2, 2>(sums, at),
-                            (2.., false) => self.tile::<L, 1, 2>(sums, at),
-                            (_, true) => self.tile::<L, 2, 1>(sums, at),
-                            (_, false) => self.tile::<L, 1, 1>(sums, at),
-                        };
-                    }
+                let mut y = self.rows.start;
+                while y < self.rows.end {
+                    let left = self.rows.end - y;
+                    // Pixels follow each other row by row, as in the dense kernel, so both sum in the same order.
+                    y += match to.width {
+                        8 if left >= 2 && L::WIDTH == LANES => self.tile::<L, 2, 8>(first, (group, block, y, 0)).0,
+                        4 if left >= 4 && L::WIDTH == LANES => self.tile::<L, 4, 4>(first, (group, block, y, 0)).0,
+                        4 if left >= 2 => self.tile::<L, 2, 4>(first, (group, block, y, 0)).0,
+                        2 if left >= 2 => self.tile::<L, 2, 2>(first, (group, block, y, 0)).0,
+                        width => self.row::<L>(first, (group, block, y), width),
+                    };
                 }
             }
+            first += self.entries.of(group, self.channels.clone()).len();
         }
-        sums.iter().map(|lanes| lanes.iter().sum()).collect()
     }
 }
 
 impl Work<'_> {
-    /// Adds `R` rows of `P` pixels to the sums of all channels' kept weights; returns `P`.
+    /// Adds a row; returns 1.
+    #[inline(always)]
+    fn row<L: Lanes>(&mut self, first: usize, (group, block, y): (usize, usize, usize), width: usize) -> usize {
+        let mut x = 0;
+        while x < width {
+            let at = (group, block, y, x);
+            x += match width - x {
+                16.. if L::WIDTH == LANES => self.tile::<L, 1, 16>(first, at).1,
+                8.. => self.tile::<L, 1, 8>(first, at).1,
+                4.. => self.tile::<L, 1, 4>(first, at).1,
+                2.. => self.tile::<L, 1, 2>(first, at).1,
+                _ => self.tile::<L, 1, 1>(first, at).1,
+            };
+        }
+        1
+    }
+
+    /// Adds `R` rows of `P` pixels to the sums of all channels' kept weights, from sum `first` on; returns `(R, P)`.
     #[inline(always)]
     fn tile<L: Lanes, const R: usize, const P: usize>(
-        &self,
-        sums: &mut [[f32; LANES]],
+        &mut self,
+        first: usize,
         (group, block, y, x): (usize, usize, usize, usize),
-    ) -> usize {
-        let Work { conv, from, to, entries, .. } = self;
+    ) -> (usize, usize) {
+        let Work { conv, from, to, entries, .. } = *self;
         let [row, column] = [y, x].map(|at| conv.stride * at + from.margin - conv.padding);
         let (down, right) = (conv.stride * from.row() * LANES, conv.stride * LANES);
-        let mut rest = sums;
+        let mut rest = &mut self.sums[first..];
         for channel in self.channels.clone() {
+            self.ahead.step::<L>();
             let list = entries.of(group, channel..channel + 1);
             let (sums, after) = rest.split_at_mut(list.len());
             rest = after;
@@ -147,22 +216,17 @@ impl Work<'_> {
                     }
                     for (entry, sum) in list.iter().zip(sums.iter_mut()) {
                         let input = input.add(entry.offset as usize);
-                        let mut even = L::load(sum.as_ptr().add(lane));
-                        let mut odd = L::splat(0.0);
+                        let mut total = L::load(sum.as_ptr().add(lane));
                         for r in 0..R {
                             for p in 0..P {
-                                let pixel = L::load(input.add(r * down + p * right));
-                                match p % 2 {
-                                    0 => even = pixels[r][p].mul_add(pixel, even),
-                                    _ => odd = pixels[r][p].mul_add(pixel, odd),
-                                }
+                                total = pixels[r][p].mul_add(L::load(input.add(r * down + p * right)), total);
                             }
                         }
-                        even.mul_add(L::splat(1.0), odd).store(sum.as_mut_ptr().add(lane));
+                        total.store(sum.as_mut_ptr().add(lane));
                     }
                 }
             }
         }
-        P
+        (R, P)
     }
 }

@@ -5,6 +5,9 @@
 //! input channels at a time, so that the input pixels around it stay in the first cache. Taps above and below the map are not left out; they read the margin.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
+use super::ahead::Ahead;
 use super::pattern::Entries;
 use super::plan::Start;
 use super::taps::{Place, Taps};
@@ -23,14 +26,18 @@ pub(super) struct Work<'a> {
     pub output: &'a mut [f32],
     /// The rectangle that all taps lie in.
     pub taps: &'a Taps,
-    /// Which output pixels are written.
+    /// Which output pixels can be written.
     pub place: &'a Place,
+    /// Those rows of them that are.
+    pub rows: Range<usize>,
     /// The taps of all output channels.
     pub entries: &'a Entries,
     /// The output channel of the first plane.
     pub first: usize,
     /// What the sums start from.
     pub start: Start,
+    /// What comes next.
+    pub ahead: &'a mut Ahead,
 }
 
 impl Kernel for Work<'_> {
@@ -39,10 +46,12 @@ impl Kernel for Work<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         self.check();
-        let Place { rows, columns, .. } = *self.place;
+        let (rows, columns) = (self.rows.clone(), self.place.columns);
+        let channels = self.output.len() / self.to.plane();
+        self.ahead.over(self.entries.groups * rows.len().div_ceil(2) * columns.div_ceil(4) * channels);
         for group in 0..self.entries.groups {
-            for y in (0..rows).step_by(2) {
-                let two = y + 2 <= rows;
+            for y in rows.clone().step_by(2) {
+                let two = y + 2 <= rows.end;
                 let mut x = 0;
                 while x < columns {
                     x += match (columns - x, two) {
@@ -62,8 +71,9 @@ impl Kernel for Work<'_> {
 impl Work<'_> {
     /// Makes sure that no pointer of [`Work::channels`] leaves its slice.
     fn check(&self) {
-        let Work { from, to, taps, place, entries, .. } = self;
+        let Work { from, to, taps, place, rows, entries, .. } = self;
         assert_eq!(self.input.len(), from.block());
+        assert!(rows.end <= place.rows);
         assert_eq!(self.output.len() % to.plane(), 0);
         assert!(self.first + self.output.len() / to.plane() <= entries.channels());
         assert!(place.row + place.step * (place.rows - 1) < to.height);
@@ -83,6 +93,7 @@ impl Work<'_> {
         let (down, right) = (taps.step * from.row() * LANES, taps.step * LANES);
         let adds = group > 0 || self.start == Start::Output;
         for channel in 0..self.output.len() / to.plane() {
+            self.ahead.step::<L>();
             let list = entries.of(group, self.first + channel..self.first + channel + 1);
             if adds && list.is_empty() {
                 continue;

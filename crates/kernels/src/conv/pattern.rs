@@ -1,5 +1,6 @@
 //! Which weights of a convolution are kept, as lists that the sparse kernels walk.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::Conv;
@@ -69,7 +70,11 @@ impl Pattern {
         assert!(u32::try_from(flags.len()).is_ok(), "fewer than 2^32 weights");
         let kept: Vec<u32> = (0..).zip(flags).filter_map(|(index, kept)| kept.then_some(index)).collect();
         let mut by_input = kept.clone();
-        by_input.sort_by_key(|index| position(shape, *index)[1]);
+        // In the order of the dense kernel, whose taps are turned.
+        by_input.sort_by_key(|index| {
+            let [out, inp, row, column] = position(shape, *index);
+            (inp, out, Reverse(row), Reverse(column))
+        });
         Pattern { shape, kept, by_input }
     }
 

@@ -1,7 +1,10 @@
 //! Runs the kernels of the forward pass and of the data gradient over the blocks of an activation.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::kept_taps;
 use super::pattern::{Entries, Kept};
 use super::taps::{self, Place, TILE, Taps};
@@ -88,6 +91,26 @@ impl Plan {
         Plan { level: Level::current(), from, to, parts, lists, channels: tiles.div_ceil(tasks) * TILE }
     }
 
+    /// Tells whether a block is one task, and can be written row by row.
+    pub fn is_by_rows(&self) -> bool {
+        self.channels >= self.to.channels && self.parts.len() == 1 && self.parts[0].place.step == 1
+    }
+
+    /// Writes `rows` of all channels of a block, on this thread.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless it [is by rows](Plan::is_by_rows).
+    pub fn rows(&self, input: &[f32], output: &mut [f32], start: Start, rows: Range<usize>, ahead: &mut Ahead) {
+        assert!(self.is_by_rows());
+        if start == Start::Zero {
+            for plane in output.chunks_exact_mut(self.to.plane()) {
+                self.to.clear_margin_of(rows.clone(), plane);
+            }
+        }
+        self.part(0, 0, input, output, start, rows, ahead);
+    }
+
     /// Writes a block, and calls `after` with each channel, its finished plane and its item of `each`.
     pub fn block<T: Send>(
         &self,
@@ -97,7 +120,7 @@ impl Plan {
         each: &mut [T],
         after: impl Fn(usize, &[f32], &mut T) + Sync,
     ) {
-        let Plan { level, from, to, channels, .. } = *self;
+        let Plan { to, channels, .. } = *self;
         let tasks = output.par_chunks_mut(channels * to.plane()).zip(each.par_chunks_mut(channels));
         tasks.enumerate().for_each(|(task, (output, each))| {
             if start == Start::Zero {
@@ -105,22 +128,38 @@ impl Plan {
                     to.clear_margin(plane);
                 }
             }
-            for (Part { taps, place, weights }, entries) in self.parts.iter().zip(&self.lists) {
-                match weights {
-                    Weights::Dense(packed) => {
-                        let tile = from.channels * taps.height * taps.width * TILE;
-                        let weights = &packed[task * channels / TILE * tile..];
-                        level.run(taps::Work { from, input, to, output, taps, place, weights, start });
-                    }
-                    Weights::Kept(_) => {
-                        let first = task * channels;
-                        level.run(kept_taps::Work { from, input, to, output, taps, place, entries, first, start });
-                    }
-                }
+            for (number, part) in self.parts.iter().enumerate() {
+                self.part(number, task * channels, input, output, start, 0..part.place.rows, &mut Ahead::nothing());
             }
             for (i, (plane, item)) in output.chunks_exact(to.plane()).zip(each).enumerate() {
                 after(task * channels + i, plane, item);
             }
         });
+    }
+
+    /// Writes some rows of a part, for the channels from `first` on whose planes are in `output`.
+    #[allow(clippy::too_many_arguments)]
+    fn part(
+        &self,
+        number: usize,
+        first: usize,
+        input: &[f32],
+        output: &mut [f32],
+        start: Start,
+        rows: Range<usize>,
+        ahead: &mut Ahead,
+    ) {
+        let Plan { level, from, to, .. } = *self;
+        let (Part { taps, place, weights }, entries) = (&self.parts[number], &self.lists[number]);
+        match weights {
+            Weights::Dense(packed) => {
+                let tile = from.channels * taps.height * taps.width * TILE;
+                let weights = &packed[first / TILE * tile..];
+                level.run(taps::Work { from, input, to, output, taps, place, rows, weights, start, ahead });
+            }
+            Weights::Kept(_) => {
+                level.run(kept_taps::Work { from, input, to, output, taps, place, rows, entries, first, start, ahead });
+            }
+        }
     }
 }

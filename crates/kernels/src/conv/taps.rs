@@ -2,6 +2,9 @@
 //! over all input channels.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
+use super::ahead::Ahead;
 use super::plan::Start;
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
@@ -71,12 +74,16 @@ pub(super) struct Work<'a> {
     pub output: &'a mut [f32],
     /// What an output pixel sums.
     pub taps: &'a Taps,
-    /// Which output pixels are written.
+    /// Which output pixels can be written.
     pub place: &'a Place,
+    /// Those rows of them that are.
+    pub rows: Range<usize>,
     /// Weights as [`super::pack::pack`] orders them, from the first channel of `output` on.
     pub weights: &'a [f32],
     /// What the sums start from.
     pub start: Start,
+    /// What comes next.
+    pub ahead: &'a mut Ahead,
 }
 
 impl Kernel for Work<'_> {
@@ -85,6 +92,8 @@ impl Kernel for Work<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         self.check();
+        let tiles = (self.output.len() / self.to.plane()).div_ceil(TILE);
+        self.ahead.over(tiles * self.rows.len() * self.place.columns.div_ceil(4) * self.from.channels);
         match self.taps.width {
             1 => self.run_width::<L, 1>(),
             2 => self.run_width::<L, 2>(),
@@ -97,8 +106,9 @@ impl Kernel for Work<'_> {
 impl Work<'_> {
     /// Makes sure that no pointer of [`Work::tile`] leaves its slice.
     fn check(&self) {
-        let Work { from, to, taps, place, .. } = self;
+        let Work { from, to, taps, place, rows, .. } = self;
         assert_eq!(self.input.len(), from.block());
+        assert!(rows.end <= place.rows);
         assert_eq!(self.output.len() % to.plane(), 0);
         let tiles = (self.output.len() / to.plane()).div_ceil(TILE);
         assert!(self.weights.len() >= tiles * self.tile_weights());
@@ -118,12 +128,12 @@ impl Work<'_> {
         // What is larger, weights or maps, is read once.
         if weights > size_of_val(self.input) {
             for tile in 0..tiles {
-                for y in 0..self.place.rows {
+                for y in self.rows.clone() {
                     self.row::<L, K>(tile, y);
                 }
             }
         } else {
-            for y in 0..self.place.rows {
+            for y in self.rows.clone() {
                 for tile in 0..tiles {
                     self.row::<L, K>(tile, y);
                 }
@@ -187,6 +197,7 @@ impl Work<'_> {
                 let mut input = self.input.as_ptr().wrapping_offset(start).wrapping_add(lane);
                 let mut weights = self.weights.as_ptr().wrapping_add(tile_weights + skipped * width * TILE);
                 for _ in 0..from.channels {
+                    self.ahead.step::<L>();
                     for r in 0..end - skipped {
                         let input = input.add(r * from.row() * LANES);
                         let weights = weights.add(r * width * TILE);

@@ -10,12 +10,15 @@
 //! So nothing is kept for the backward pass but what convolutions return: normalised inputs are computed again. The
 //! results are, to the last bit, those of the operations one by one.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::plan::{Plan, Start};
+use super::strips::{self, Block};
 use super::weight_gradient::{self, Groups};
 use super::{Conv, Pattern, kept_gradient};
-use crate::batch_norm::planes::{self, Apply, Moments, Reduce};
+use crate::batch_norm::planes::{self, Apply, Moments, Reduce, Running};
 use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
@@ -101,10 +104,25 @@ impl Unit<'_> {
         let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
         let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
         blocks.zip(input.x.par_chunks(from.block())).enumerate().for_each(|(block, ((output, moments), x))| {
+            if plan.is_by_rows() {
+                let is_last = block + 1 == to.blocks();
+                return strips::forward(
+                    self.conv,
+                    &plan,
+                    level,
+                    Block { number: block, is_last },
+                    input.norm,
+                    x,
+                    output,
+                    statistics.then_some(moments),
+                );
+            }
             let applied = input.norm.map(|norm| norm.apply(level, from, block, x));
             plan.block(applied.as_deref().unwrap_or(x), output, Start::Zero, moments, |_, plane, moments| {
                 if statistics {
-                    *moments = level.run(Moments { maps: to, lanes: to.lanes(block), plane });
+                    let (lanes, mut running) = (to.lanes(block), Running::new());
+                    level.run(Moments { maps: to, lanes, rows: 0..to.height, plane, running: &mut running });
+                    *moments = running.moments(to, lanes);
                 }
             });
         });
@@ -136,6 +154,7 @@ impl Unit<'_> {
         let mut kept = vec![Vec::new(); groups];
         let mut sums = vec![(0.0, 0.0); from.blocks() * from.channels];
         let slopes = norm.map(|norm| norm.affine.slopes(to, Some(norm.training)));
+        let by_rows = strips::fit(conv, groups) && plan.as_ref().is_none_or(Plan::is_by_rows);
 
         let work: Vec<_> = {
             let mut of_inputs = parts(wanted.onto.or(of_input.as_deref_mut()), blocks * from.block());
@@ -149,6 +168,21 @@ impl Unit<'_> {
             let first = group * blocks;
             let gradient = part(gradient, blocks * to.block(), group);
             let x = part(input.x, blocks * from.block(), group);
+            if by_rows {
+                let at = first * to.block()..first * to.block() + gradient.len();
+                let through = norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
+                    (Backward { z: &norm.z[at.clone()], gate: norm.gate.part(at), ..norm }, slopes)
+                });
+                let task = strips::Group { conv, level, first, x, gradient, norm: input.norm, through };
+                let done = task.run(plan.as_ref(), entries.as_ref(), of_input, start, sums);
+                if let Some(sums) = done.kept {
+                    *kept = sums;
+                } else if let Some(dense) = dense {
+                    let (x, gradient) = (done.x.as_deref().unwrap_or(x), done.gradient.as_deref().unwrap_or(gradient));
+                    weight_gradient::group(level, conv, x, gradient, dense);
+                }
+                return;
+            }
             let through = norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
                 let at = first * to.block()..first * to.block() + gradient.len();
                 let part = Backward { z: &norm.z[at.clone()], gate: norm.gate.part(at), ..norm };
@@ -173,7 +207,9 @@ impl Unit<'_> {
                         if let Some(norm) = input.norm {
                             let x = &x[channel * from.plane()..][..from.plane()];
                             let (channel, gate) = (norm.affine.channel(channel), norm.gate());
-                            *sums = level.run(Reduce { maps: from, channel, gradient, x, gate });
+                            let (rows, mut running) = (0..from.height, Running::new());
+                            level.run(Reduce { maps: from, rows, channel, gradient, x, gate, running: &mut running });
+                            *sums = running.sums();
                         }
                     });
                 },
@@ -199,12 +235,27 @@ impl Norm<'_> {
         let mut y = Buffer::any(x.len());
         let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
         planes.with_min_len(planes_per_task(maps)).for_each(|(i, (y, x))| {
-            let channel = self.affine.channel(i % maps.channels);
-            maps.clear_margin(y);
-            level.run(Apply { maps, channel, relu: self.relu, x, residual: None, y });
-            maps.clear_missing(first + i / maps.channels, y);
+            self.plane(level, maps, first + i / maps.channels, i % maps.channels, x, y, 0..maps.height);
         });
         y
+    }
+
+    /// Normalises some rows of a plane of block `block`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn plane(
+        &self,
+        level: Level,
+        maps: Maps,
+        block: usize,
+        channel: usize,
+        x: &[f32],
+        y: &mut [f32],
+        rows: Range<usize>,
+    ) {
+        let channel = self.affine.channel(channel);
+        maps.clear_margin_of(rows.clone(), y);
+        level.run(Apply { maps, rows: rows.clone(), channel, relu: self.relu, x, residual: None, y });
+        maps.clear_missing_of(rows, block, y);
     }
 }
 
@@ -214,14 +265,30 @@ impl Backward<'_> {
         let mut all = Buffer::any(gradient.len());
         let planes = all.par_chunks_mut(maps.plane()).enumerate();
         planes.with_min_len(planes_per_task(maps)).for_each(|(i, out)| {
-            let at = i * maps.plane()..(i + 1) * maps.plane();
-            let (channel, slope) = (self.affine.channel(i % maps.channels), slopes[i % maps.channels]);
-            let (gradient, x, gate) = (Some(&gradient[at.clone()]), &self.z[at.clone()], self.gate.part(at));
-            maps.clear_margin(out);
-            level.run(planes::Backward { maps, channel, slope, gradient, out, x, gate, passed: None });
-            maps.clear_missing(first + i / maps.channels, out);
+            self.plane(level, maps, first, i, slopes, gradient, out, 0..maps.height);
         });
         all
+    }
+
+    /// Returns the gradient of `z` for some rows of plane `i` of blocks of which `first` is the first.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn plane(
+        &self,
+        level: Level,
+        maps: Maps,
+        first: usize,
+        i: usize,
+        slopes: &[(f32, f32)],
+        gradient: &[f32],
+        out: &mut [f32],
+        rows: Range<usize>,
+    ) {
+        let at = i * maps.plane()..(i + 1) * maps.plane();
+        let (channel, slope) = (self.affine.channel(i % maps.channels), slopes[i % maps.channels]);
+        let (gradient, x, gate) = (Some(&gradient[at.clone()]), &self.z[at.clone()], self.gate.part(at));
+        maps.clear_margin_of(rows.clone(), out);
+        level.run(planes::Backward { maps, rows: rows.clone(), channel, slope, gradient, out, x, gate, passed: None });
+        maps.clear_missing_of(rows, first + i / maps.channels, out);
     }
 }
 

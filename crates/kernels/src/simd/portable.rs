@@ -29,6 +29,9 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(_: *const f32) {}
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for four readable floats.
         Portable(unsafe { from.cast::<[f32; 4]>().read_unaligned() })

@@ -1,0 +1,78 @@
+//! Memory that comes next, asked for a little at a time while a kernel computes.
+//!
+//! A layer's activations are larger than the caches, so the first touch of each line waits for the memory, which two
+//! cores of a small machine saturate. Kernels have arithmetic to do meanwhile.
+
+use std::ops::Range;
+
+use crate::maps::{LANES, Maps};
+use crate::simd::Lanes;
+
+/// Rows of some blocks that will be read or written next.
+#[derive(Default)]
+pub(super) struct Ahead {
+    runs: Vec<Lines>,
+    /// Lines that are asked for in each step.
+    pace: usize,
+    /// Kernels that share what is left.
+    kernels: usize,
+}
+
+/// The same lines of some planes.
+struct Lines {
+    first: *const f32,
+    plane: usize,
+    lines: usize,
+    /// Lines that are left in all planes.
+    left: usize,
+    /// The next one, within its plane.
+    line: usize,
+}
+
+impl Ahead {
+    /// Returns nothing to ask for.
+    pub fn nothing() -> Ahead {
+        Ahead::default()
+    }
+
+    /// Adds rows of all channels of the block at `block`, with the margin before each.
+    pub fn add(&mut self, maps: Maps, block: *const f32, rows: Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
+        let start = maps.floats(rows.start).start - LANES * maps.margin;
+        let lines = (maps.floats(rows.end - 1).end - start) / LANES;
+        let left = lines * maps.channels;
+        self.runs.push(Lines { first: block.wrapping_add(start), plane: maps.plane(), lines, left, line: 0 });
+    }
+
+    /// Says how many kernels, the next one included, share what is left.
+    pub fn among(&mut self, kernels: usize) -> &mut Ahead {
+        self.kernels = kernels;
+        self
+    }
+
+    /// Says how many steps the next kernel has.
+    pub fn over(&mut self, steps: usize) {
+        let left: usize = self.runs.iter().map(|lines| lines.left).sum();
+        self.pace = left.div_ceil(self.kernels.max(1) * steps.max(1));
+    }
+
+    /// Asks for the next lines.
+    #[inline(always)]
+    pub fn step<L: Lanes>(&mut self) {
+        for _ in 0..self.pace {
+            let Some(lines) = self.runs.last_mut() else { return };
+            L::prefetch(lines.first.wrapping_add(lines.line * LANES));
+            lines.left -= 1;
+            lines.line += 1;
+            if lines.line == lines.lines {
+                lines.line = 0;
+                lines.first = lines.first.wrapping_add(lines.plane);
+            }
+            if lines.left == 0 {
+                self.runs.pop();
+            }
+        }
+    }
+}
