@@ -1,9 +1,12 @@
 //! `bonsai bench`: times training steps on this machine.
 
+mod breakdown;
+
 use anyhow::Result;
-use bonsai_training::bench::{StepTimes, at_sparsity, step_times};
+use bonsai_training::bench::{StepTimes, at_sparsity, batch_preparation, calm_half, step_times};
 use bonsai_training::experiment::Experiment;
 use bonsai_training::hardware::{Hardware, git_revision, peak_memory};
+use breakdown::{Breakdown, Layer, Peak};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -18,9 +21,10 @@ Examples:
   bonsai bench cifar10-resnet20-granet
   bonsai bench cifar10-resnet20-granet --device wgpu --steps 30
   bonsai bench cifar10-resnet20-static --set model=vgg19 --sparsity 0,0.8,0.9,0.95 --threads 2
+  bonsai bench cifar10-resnet20-static --sparsity 0.9 --device cpu --breakdown --layers
 
 Medians over the steps. Without --sparsity: dense, and with the masks that the schedule ends at. Loading images is not
-counted. `just bench` compares these figures with PyTorch's.";
+counted. `just bench` compares these figures with PyTorch's; BONSAI_KERNELS=burn times burn's own CPU operations.";
 
 /// Time training steps on this machine.
 #[derive(Debug, clap::Args)]
@@ -40,6 +44,12 @@ pub struct Args {
     /// Time masks that never change, spread by ERK, at these sparsities instead of the schedule; 0 is dense
     #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = share)]
     sparsity: Vec<f64>,
+    /// Show which parts of the step the time goes to, on the CPU
+    #[arg(long)]
+    breakdown: bool,
+    /// Show the speed of each shape of convolution against the processor's peak, on the CPU
+    #[arg(long)]
+    layers: bool,
     /// What is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -74,6 +84,12 @@ struct Line<'a> {
     steps: &'a [f64],
     /// Of the process so far: give one sparsity a call where it matters.
     peak_memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breakdown: Option<Breakdown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Vec<Layer>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peaks: Option<&'a Vec<Peak>>,
 }
 
 /// Runs the command.
@@ -92,73 +108,119 @@ pub fn run(args: Args) -> Result<String> {
     }
     device::set_threads(args.threads)?;
     let chosen = device::choose(args.device)?;
-    let time = |variant: &Experiment| step_times(variant, &chosen.device, args.steps as usize);
-    match args.format {
-        Format::Table => table(&experiment, &variants, &chosen, args.steps, time),
-        Format::Json => lines(&variants, &chosen, time),
+    let profiled = args.breakdown || args.layers;
+    if profiled && chosen.name != device::flex().name {
+        return Err(user("--breakdown and --layers look into the kernels of the CPU: add --device cpu"));
+    }
+    let bench = Bench { args, experiment, variants, chosen };
+    match bench.args.format {
+        Format::Table => bench.table(),
+        Format::Json => bench.lines(),
     }
 }
 
-fn table(
-    experiment: &Experiment,
-    variants: &[Experiment],
-    chosen: &Chosen,
-    steps: u64,
-    time: impl Fn(&Experiment) -> Result<StepTimes>,
-) -> Result<String> {
-    let mut table = Table::new(&["sparsity", "forward+backward", "optimizer+masks", "step", "images/s", "mask event"]);
-    for variant in variants {
-        let times = time(variant)?;
-        table.row(vec![
-            percent(times.sparsity),
-            format!("{:.1}", times.forward_backward),
-            format!("{:.1}", times.optimizer),
-            format!("{:.1}", times.total()),
-            format!("{:.1}", times.images_per_second()),
-            times.event.map_or("-".to_string(), |event| format!("{event:.1}")),
-        ]);
-    }
-    let memory = peak_memory().map_or(String::new(), |bytes| {
-        format!("\nThe process held {} MB at most.\n", count(bytes.div_ceil(1_000_000)))
-    });
-    Ok(format!(
-        "{} of {}, batch {}, on {}, {} threads: medians of {steps} steps, milliseconds\n\n{}{memory}",
-        experiment.name,
-        experiment.model,
-        experiment.batch_size,
-        chosen.name,
-        rayon::current_num_threads(),
-        table.render(),
-    ))
+/// What is timed, and how.
+struct Bench {
+    args: Args,
+    experiment: Experiment,
+    variants: Vec<Experiment>,
+    chosen: Chosen,
 }
 
-fn lines(variants: &[Experiment], chosen: &Chosen, time: impl Fn(&Experiment) -> Result<StepTimes>) -> Result<String> {
-    let (cpu, revision) = (Hardware::detect(&chosen.name).cpu, git_revision());
-    let mut text = String::new();
-    for variant in variants {
-        let times = time(variant)?;
-        let line = Line {
-            experiment: &variant.name,
-            network: &variant.model,
-            parameters: variant.architecture().graph().map_err(user)?.parameters,
-            batch_size: times.batch_size,
-            device: &chosen.name,
-            cpu: &cpu,
-            revision: revision.as_deref(),
-            threads: rayon::current_num_threads(),
-            sparsity: times.sparsity,
-            forward_backward: times.forward_backward,
-            optimizer: times.optimizer,
-            milliseconds: times.total(),
-            images_per_second: times.images_per_second(),
-            event: times.event,
-            steps: &times.steps,
-            peak_memory: peak_memory(),
-        };
-        text += &serde_json::to_string(&line)?;
-        text.push('\n');
+impl Bench {
+    fn time(&self, variant: &Experiment) -> Result<StepTimes> {
+        let Args { steps, breakdown, layers, .. } = self.args;
+        step_times(variant, &self.chosen.device, steps as usize, breakdown || layers)
     }
-    Ok(text)
+
+    fn breakdown(&self, times: &StepTimes) -> Option<Breakdown> {
+        let (profile, steps) = calm_half(times.profiles.clone()).filter(|_| self.args.breakdown)?;
+        Some(Breakdown::new(&profile, steps, batch_preparation(&self.experiment)))
+    }
+
+    fn layers(&self, times: &StepTimes, peaks: &[Peak]) -> Option<Vec<Layer>> {
+        let (profile, steps) = calm_half(times.profiles.clone()).filter(|_| self.args.layers)?;
+        Some(Layer::of(&profile, steps, breakdown::in_use(peaks)))
+    }
+
+    fn peaks(&self) -> Vec<Peak> {
+        if self.args.layers { Peak::measure() } else { Vec::new() }
+    }
+
+    fn table(&self) -> Result<String> {
+        let Bench { experiment, chosen, .. } = self;
+        let header = ["sparsity", "forward+backward", "optimizer+masks", "step", "images/s", "mask event"];
+        let (mut table, mut parts) = (Table::new(&header), String::new());
+        let peaks = self.peaks();
+        for variant in &self.variants {
+            let times = self.time(variant)?;
+            table.row(vec![
+                percent(times.sparsity),
+                format!("{:.1}", times.forward_backward),
+                format!("{:.1}", times.optimizer),
+                format!("{:.1}", times.total()),
+                format!("{:.1}", times.images_per_second()),
+                times.event.map_or("-".to_string(), |event| format!("{event:.1}")),
+            ]);
+            let tables = [
+                self.breakdown(&times).map(|breakdown| breakdown.table()),
+                self.layers(&times, &peaks).map(|layers| breakdown::layer_table(&layers)),
+            ];
+            for text in tables.into_iter().flatten() {
+                parts += &format!("\nSparsity {}, {text}", percent(times.sparsity));
+            }
+        }
+        if !peaks.is_empty() {
+            parts += &breakdown::peak_table(&peaks);
+        }
+        let memory = peak_memory().map_or(String::new(), |bytes| {
+            format!("\nThe process held {} MB at most.\n", count(bytes.div_ceil(1_000_000)))
+        });
+        Ok(format!(
+            "{} of {}, batch {}, on {}, {} threads: medians of {} steps, milliseconds\n\n{}{parts}{memory}",
+            experiment.name,
+            experiment.model,
+            experiment.batch_size,
+            chosen.name,
+            rayon::current_num_threads(),
+            self.args.steps,
+            table.render(),
+        ))
+    }
+
+    fn lines(&self) -> Result<String> {
+        let chosen = &self.chosen;
+        let (cpu, revision) = (Hardware::detect(&chosen.name).cpu, git_revision());
+        let peaks = self.peaks();
+        let mut text = String::new();
+        for variant in &self.variants {
+            let times = self.time(variant)?;
+            let line = Line {
+                experiment: &variant.name,
+                network: &variant.model,
+                parameters: variant.architecture().graph().map_err(user)?.parameters,
+                batch_size: times.batch_size,
+                device: &chosen.name,
+                cpu: &cpu,
+                revision: revision.as_deref(),
+                threads: rayon::current_num_threads(),
+                sparsity: times.sparsity,
+                forward_backward: times.forward_backward,
+                optimizer: times.optimizer,
+                milliseconds: times.total(),
+                images_per_second: times.images_per_second(),
+                event: times.event,
+                steps: &times.steps,
+                peak_memory: peak_memory(),
+                breakdown: self.breakdown(&times),
+                layers: self.layers(&times, &peaks),
+                peaks: self.args.layers.then_some(&peaks),
+            };
+            text += &serde_json::to_string(&line)?;
+            text.push('\n');
+        }
+        Ok(text)
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::buffer::Buffer;
 use crate::maps::Maps;
+use crate::profile::{Part, Timer};
 use crate::simd::Level;
 use planes::{Apply, Backward, Channel, Moments, Reduce, Running, Shut};
 
@@ -65,7 +66,7 @@ impl Statistics {
         let level = Level::current();
         let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
         let work = x.par_chunks(maps.plane()).zip(&mut planes).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each(|(i, (plane, moments))| {
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (plane, moments))| {
             let (lanes, mut running) = (maps.lanes(i / maps.channels), Running::new());
             level.run(Moments { maps, lanes, rows: 0..maps.height, plane, running: &mut running });
             *moments = running.moments(maps, lanes);
@@ -120,7 +121,7 @@ impl Affine {
         let level = Level::current();
         let mut y = Buffer::any(maps.len());
         let work = y.par_chunks_mut(maps.plane()).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each(|(i, y)| {
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, y)| {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let channel = self.channel(i % maps.channels);
             maps.clear_margin(y);
@@ -137,7 +138,7 @@ impl Affine {
         let level = Level::current();
         let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
         let work = planes.par_iter_mut().enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each(|(i, sums)| {
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, sums)| {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let channel = self.channel(i % maps.channels);
             let gate = gate.part(at.clone());
@@ -154,7 +155,7 @@ impl Affine {
         let level = Level::current();
         let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
         let work = planes.par_iter_mut().zip(gradient.par_chunks_mut(maps.plane())).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each(|(i, (sums, gradient))| {
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (sums, gradient))| {
             let at = i * maps.plane()..(i + 1) * maps.plane();
             let (mean, x, output) = (self.mean[i % maps.channels], &x[at.clone()], &output[at]);
             *sums = level.run(Shut { maps, mean, gradient, x, output });
@@ -195,10 +196,11 @@ impl Affine {
                 .zip(passed.par_chunks_mut(maps.plane()))
                 .enumerate()
                 .with_min_len(planes_per_task(maps))
-                .for_each(|(i, (gradient, passed))| run(i, gradient, Some(passed))),
-            None => {
-                work.enumerate().with_min_len(planes_per_task(maps)).for_each(|(i, gradient)| run(i, gradient, None))
-            }
+                .for_each_init(timer, |_, (i, (gradient, passed))| run(i, gradient, Some(passed))),
+            None => work
+                .enumerate()
+                .with_min_len(planes_per_task(maps))
+                .for_each_init(timer, |_, (i, gradient)| run(i, gradient, None)),
         }
         passed
     }
@@ -245,6 +247,11 @@ impl<'a> Gate<'a> {
             Gate::Open | Gate::Input => self,
         }
     }
+}
+
+/// Counts the time of a task.
+pub(crate) fn timer() -> Timer<'static> {
+    Part::Normalisation.time()
 }
 
 /// Returns how many planes make a task that is worth a thread's while.

@@ -32,6 +32,7 @@ pub use pattern::Pattern;
 
 use crate::buffer::Buffer;
 use crate::maps::Maps;
+use crate::profile::{self, Direction, section};
 use pack::pack;
 use plan::{Part, Weights, convolve};
 use taps::{Place, Taps};
@@ -73,7 +74,7 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn forward(&self, input: &[f32], weight: &[f32]) -> Buffer {
         self.check(input, weight);
-        convolve(self.input, input, self.output(), self.forward_parts(weight, None))
+        convolve(self.input, input, self.output(), self.forward_parts(weight, None), (self, Direction::Forward))
     }
 
     /// Convolves `input` with the weights that `pattern` keeps.
@@ -83,7 +84,13 @@ impl Conv {
     /// Panics if a length or the pattern is not that of its shape.
     pub fn forward_kept(&self, input: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
         self.check(input, weight);
-        convolve(self.input, input, self.output(), self.forward_parts(weight, Some(pattern)))
+        convolve(
+            self.input,
+            input,
+            self.output(),
+            self.forward_parts(weight, Some(pattern)),
+            (self, Direction::Forward),
+        )
     }
 
     /// Returns the gradient of the input, given that of the output.
@@ -93,7 +100,7 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn data_gradient(&self, gradient: &[f32], weight: &[f32]) -> Buffer {
         self.check_gradient(gradient, weight);
-        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, None))
+        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, None), (self, Direction::Data))
     }
 
     /// Returns the gradient of the input, given that of the output, through the weights that `pattern` keeps.
@@ -103,11 +110,18 @@ impl Conv {
     /// Panics if a length or the pattern is not that of its shape.
     pub fn data_gradient_kept(&self, gradient: &[f32], weight: &[f32], pattern: &Pattern) -> Buffer {
         self.check_gradient(gradient, weight);
-        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, Some(pattern)))
+        convolve(
+            self.output(),
+            gradient,
+            self.input,
+            self.gradient_parts(weight, Some(pattern)),
+            (self, Direction::Data),
+        )
     }
 
     /// Returns what the forward pass sums.
     fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+        let _section = section(profile::Part::Around);
         let [height, width] = self.kernel;
         let (taps, place) = self.all_taps();
         let weights = match pattern {
@@ -124,6 +138,7 @@ impl Conv {
 
     /// Returns what the data gradient sums.
     fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+        let _section = section(profile::Part::Around);
         let inputs = self.input.channels;
         let [height, width] = self.kernel;
         if let Some(pattern) = pattern {

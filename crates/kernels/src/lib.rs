@@ -26,7 +26,7 @@
 //!
 //! Below them lie kernels on slices, without burn: [`maps`] is the layout (blocks of 16 images), [`conv`],
 //! [`mod@batch_norm`] and [`pooling`] do the work, [`simd`] chooses the instructions (`BONSAI_SIMD` forces some), and
-//! [`buffer`] is the memory. Results do not depend on the number of threads, but differ between instruction sets in the
+//! [`buffer`] is the memory. [`profile`] tells where a step's time goes. Results do not depend on the number of threads, but differ between instruction sets in the
 //! last bits.
 
 // A loop over the rows and columns of a register tile is clearest as indices.
@@ -39,7 +39,9 @@ pub mod buffer;
 pub mod conv;
 pub mod maps;
 mod ops;
+pub mod peak;
 pub mod pooling;
+pub mod profile;
 pub mod simd;
 
 pub use conv::Pattern;

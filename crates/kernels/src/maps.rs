@@ -18,6 +18,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::buffer::Buffer;
+use crate::profile::{Part, Timer};
 
 /// Images in a block.
 pub const LANES: usize = 16;
@@ -141,7 +142,7 @@ impl Maps {
         assert_eq!(images.len(), self.dims().iter().product::<usize>(), "images of {:?}", self.dims());
         let mut out = Buffer::any(self.len());
         let map = self.height * self.width;
-        out.par_chunks_mut(self.plane()).enumerate().for_each(|(i, plane)| {
+        out.par_chunks_mut(self.plane()).enumerate().for_each_init(timer, |_, (i, plane)| {
             let (block, channel) = (i / self.channels, i % self.channels);
             plane.fill(0.0);
             for lane in 0..self.lanes(block) {
@@ -165,7 +166,7 @@ impl Maps {
         assert_eq!(blocks.len(), self.len(), "blocks of {:?}", self.dims());
         let mut out = Buffer::any(self.dims().iter().product());
         let map = self.height * self.width;
-        out.par_chunks_mut((self.channels * map).max(1)).enumerate().for_each(|(image, out)| {
+        out.par_chunks_mut((self.channels * map).max(1)).enumerate().for_each_init(timer, |_, (image, out)| {
             let (block, lane) = (image / LANES, image % LANES);
             for (channel, out) in out.chunks_exact_mut(map).enumerate() {
                 let plane = &blocks[block * self.block() + channel * self.plane()..][..self.plane()];
@@ -183,7 +184,7 @@ impl Maps {
     pub(crate) fn with_margin(&self, blocks: &[f32], margin: usize) -> (Maps, Buffer) {
         let wide = Maps { margin, ..*self };
         let mut out = Buffer::any(wide.len());
-        out.par_chunks_mut(wide.plane()).zip(blocks.par_chunks(self.plane())).for_each(|(to, from)| {
+        out.par_chunks_mut(wide.plane()).zip(blocks.par_chunks(self.plane())).for_each_init(timer, |_, (to, from)| {
             wide.clear_margin(to);
             for y in 0..self.height {
                 to[wide.floats(y)].copy_from_slice(&from[self.floats(y)]);
@@ -191,6 +192,11 @@ impl Maps {
         });
         (wide, out)
     }
+}
+
+/// Counts the time of a task.
+fn timer() -> Timer<'static> {
+    Part::Layout.time()
 }
 
 #[cfg(test)]

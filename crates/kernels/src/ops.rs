@@ -14,4 +14,5 @@ mod reductions;
 pub use activation::Activation;
 pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};
 pub use conv2d::{Gradients, conv2d, sparse_conv2d};
+pub(crate) use flex::{before_gradient, is_ours};
 pub use pooling::{global_average, max_pool, pad_shortcut};

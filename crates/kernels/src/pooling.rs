@@ -5,25 +5,29 @@ use rayon::prelude::*;
 use crate::batch_norm::planes_per_task;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
+use crate::profile::{Part, Timer};
 
 /// Averages each map to one number: returns `[images, channels]`.
 pub fn global_average(maps: Maps, x: &[f32]) -> Vec<f32> {
     assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
     let share = 1.0 / (maps.height * maps.width) as f32;
     let mut averages = vec![0.0; maps.images * maps.channels];
-    averages.par_chunks_mut(LANES * maps.channels).zip(x.par_chunks(maps.block())).for_each(|(averages, block)| {
-        for (channel, plane) in block.chunks_exact(maps.plane()).enumerate() {
-            let mut sums = [0.0f32; LANES];
-            for y in 0..maps.height {
-                for pixel in plane[maps.floats(y)].chunks_exact(LANES) {
-                    sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+    averages.par_chunks_mut(LANES * maps.channels).zip(x.par_chunks(maps.block())).for_each_init(
+        timer,
+        |_, (averages, block)| {
+            for (channel, plane) in block.chunks_exact(maps.plane()).enumerate() {
+                let mut sums = [0.0f32; LANES];
+                for y in 0..maps.height {
+                    for pixel in plane[maps.floats(y)].chunks_exact(LANES) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+                    }
+                }
+                for (average, sum) in averages[channel..].iter_mut().step_by(maps.channels).zip(sums) {
+                    *average = sum * share;
                 }
             }
-            for (average, sum) in averages[channel..].iter_mut().step_by(maps.channels).zip(sums) {
-                *average = sum * share;
-            }
-        }
-    });
+        },
+    );
     averages
 }
 
@@ -32,17 +36,20 @@ pub fn global_average_gradient(maps: Maps, gradient: &[f32]) -> Buffer {
     assert_eq!(gradient.len(), maps.images * maps.channels);
     let share = 1.0 / (maps.height * maps.width) as f32;
     let mut out = Buffer::any(maps.len());
-    out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate().for_each(|(i, plane)| {
-        let (block, channel) = (i / maps.channels, i % maps.channels);
-        let mut pixel = [0.0f32; LANES];
-        for (lane, value) in pixel.iter_mut().enumerate().take(maps.lanes(block)) {
-            *value = gradient[(block * LANES + lane) * maps.channels + channel] * share;
-        }
-        maps.clear_margin(plane);
-        for y in 0..maps.height {
-            plane[maps.floats(y)].chunks_exact_mut(LANES).for_each(|out| out.copy_from_slice(&pixel));
-        }
-    });
+    out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate().for_each_init(
+        timer,
+        |_, (i, plane)| {
+            let (block, channel) = (i / maps.channels, i % maps.channels);
+            let mut pixel = [0.0f32; LANES];
+            for (lane, value) in pixel.iter_mut().enumerate().take(maps.lanes(block)) {
+                *value = gradient[(block * LANES + lane) * maps.channels + channel] * share;
+            }
+            maps.clear_margin(plane);
+            for y in 0..maps.height {
+                plane[maps.floats(y)].chunks_exact_mut(LANES).for_each(|out| out.copy_from_slice(&pixel));
+            }
+        },
+    );
     out
 }
 
@@ -54,20 +61,23 @@ pub fn shortcut(maps: Maps, x: &[f32], channels: usize) -> Buffer {
     let to = Maps::new([images, channels, height.div_ceil(2), width.div_ceil(2)]);
     let before = channels.checked_sub(inputs).expect("a shortcut only widens") / 2;
     let mut out = Buffer::any(to.len());
-    out.par_chunks_mut(to.plane()).with_min_len(planes_per_task(to)).enumerate().for_each(|(i, plane)| {
-        let (block, channel) = (i / channels, i % channels);
-        if channel < before || channel >= before + inputs {
-            return plane.fill(0.0);
-        }
-        let from = &x[block * maps.block() + (channel - before) * maps.plane()..][..maps.plane()];
-        to.clear_margin(plane);
-        for y in 0..to.height {
-            let pixels = plane[to.floats(y)].chunks_exact_mut(LANES);
-            pixels
-                .zip(from[maps.floats(2 * y)].chunks(2 * LANES))
-                .for_each(|(to, from)| to.copy_from_slice(&from[..LANES]));
-        }
-    });
+    out.par_chunks_mut(to.plane()).with_min_len(planes_per_task(to)).enumerate().for_each_init(
+        timer,
+        |_, (i, plane)| {
+            let (block, channel) = (i / channels, i % channels);
+            if channel < before || channel >= before + inputs {
+                return plane.fill(0.0);
+            }
+            let from = &x[block * maps.block() + (channel - before) * maps.plane()..][..maps.plane()];
+            to.clear_margin(plane);
+            for y in 0..to.height {
+                let pixels = plane[to.floats(y)].chunks_exact_mut(LANES);
+                pixels
+                    .zip(from[maps.floats(2 * y)].chunks(2 * LANES))
+                    .for_each(|(to, from)| to.copy_from_slice(&from[..LANES]));
+            }
+        },
+    );
     out
 }
 
@@ -76,15 +86,20 @@ pub fn shortcut_gradient(maps: Maps, to: Maps, gradient: &[f32]) -> Buffer {
     assert_eq!(gradient.len(), to.len(), "gradient of {:?}", to.dims());
     let before = (to.channels - maps.channels) / 2;
     let mut out = Buffer::any(maps.len());
-    out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate().for_each(|(i, plane)| {
-        let (block, channel) = (i / maps.channels, i % maps.channels);
-        let from = &gradient[block * to.block() + (channel + before) * to.plane()..][..to.plane()];
-        plane.fill(0.0);
-        for y in 0..to.height {
-            let pixels = plane[maps.floats(2 * y)].chunks_mut(2 * LANES);
-            pixels.zip(from[to.floats(y)].chunks_exact(LANES)).for_each(|(to, from)| to[..LANES].copy_from_slice(from));
-        }
-    });
+    out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate().for_each_init(
+        timer,
+        |_, (i, plane)| {
+            let (block, channel) = (i / maps.channels, i % maps.channels);
+            let from = &gradient[block * to.block() + (channel + before) * to.plane()..][..to.plane()];
+            plane.fill(0.0);
+            for y in 0..to.height {
+                let pixels = plane[maps.floats(2 * y)].chunks_mut(2 * LANES);
+                pixels
+                    .zip(from[to.floats(y)].chunks_exact(LANES))
+                    .for_each(|(to, from)| to[..LANES].copy_from_slice(from));
+            }
+        },
+    );
     out
 }
 
@@ -95,7 +110,7 @@ pub fn max(maps: Maps, x: &[f32]) -> Buffer {
     let to = Maps::new([images, channels, height / 2, width / 2]);
     let mut out = Buffer::any(to.len());
     let work = out.par_chunks_mut(to.plane()).zip(x.par_chunks(maps.plane()));
-    work.with_min_len(planes_per_task(maps)).for_each(|(plane, x)| {
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (plane, x)| {
         to.clear_margin(plane);
         for y in 0..to.height {
             let rows = [0, 1].map(|row| x[maps.floats(2 * y + row)].chunks_exact(2 * LANES));
@@ -117,7 +132,7 @@ pub fn max_gradient(maps: Maps, x: &[f32], to: Maps, output: &[f32], gradient: &
     assert!(output.len() == to.len() && gradient.len() == to.len(), "gradient of {:?}", to.dims());
     let mut out = Buffer::any(maps.len());
     let work = out.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
-    work.with_min_len(planes_per_task(maps)).for_each(|(i, (plane, x))| {
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (plane, x))| {
         let at = i * to.plane()..(i + 1) * to.plane();
         let (output, gradient) = (&output[at.clone()], &gradient[at]);
         plane.fill(0.0);
@@ -137,4 +152,9 @@ pub fn max_gradient(maps: Maps, x: &[f32], to: Maps, output: &[f32], gradient: &
         }
     });
     out
+}
+
+/// Counts the time of a task.
+fn timer() -> Timer<'static> {
+    Part::Pooling.time()
 }

@@ -58,6 +58,15 @@ impl Level {
         result
     }
 
+    /// Counts the floats of a vector.
+    pub fn width(self) -> usize {
+        match self {
+            Level::Portable => 4,
+            Level::Avx2 => 8,
+            Level::Avx512 => 16,
+        }
+    }
+
     fn is_available(self) -> bool {
         match self {
             Level::Portable => true,

@@ -11,6 +11,7 @@
 //! width 192, 9 blocks, 12 heads, hidden width 384. The scale of attention stays that of the full head when heads are
 //! made narrower.
 
+use bonsai_kernels::profile::{Part, timed};
 use bonsai_pruning::Graph;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
@@ -172,8 +173,9 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x));
-        x.clone() + self.mlp.forward(self.norm2.forward(x))
+        let norm = |norm: &LayerNorm, x| timed(Part::LayerNorm, x, |x| norm.forward(x));
+        let x = x.clone() + self.attn.forward(norm(&self.norm1, x));
+        x.clone() + self.mlp.forward(norm(&self.norm2, x))
     }
 }
 
@@ -188,7 +190,11 @@ pub struct Attention {
 
 impl Attention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let qkv = self.qkv.forward(x);
+        self.proj.forward(timed(Part::Attention, self.qkv.forward(x), |qkv| self.attend(qkv)))
+    }
+
+    /// Lets every token attend to every token; `qkv` holds queries, keys and values of all heads side by side.
+    fn attend(&self, qkv: Tensor<3>) -> Tensor<3> {
         let [images, tokens, triple] = qkv.dims();
         let width = triple / 3;
         let [q, k, v] = [0, 1, 2].map(|i| {
@@ -196,7 +202,7 @@ impl Attention {
             part.reshape([images, tokens, self.heads, width / self.heads]).swap_dims(1, 2)
         });
         let weights = softmax(q.matmul(k.swap_dims(2, 3)).mul_scalar(self.scale), 3);
-        self.proj.forward(weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, width]))
+        weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, width])
     }
 }
 
@@ -209,6 +215,6 @@ pub struct Perceptron {
 
 impl Perceptron {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+        self.fc2.forward(timed(Part::Gelu, self.fc1.forward(x), gelu))
     }
 }

@@ -1,12 +1,14 @@
 //! Times training steps of an experiment's network: forward and backward, the optimizer with and without masks, events.
 //!
-//! Images are noise, since their content costs nothing; the data loader is left out. Every figure is a median over
-//! steps, between two synchronisations of the device.
+//! Images are noise, since their content costs nothing; the data loader is left out, and timed apart. Every figure is a
+//! median over steps, between two synchronisations of the device.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use bonsai_data::Batch;
+use bonsai_data::{Batch, Images, Loader};
+use bonsai_kernels::profile::{Profile, record};
 use bonsai_pruning::clock::Clock;
 use burn::tensor::Device;
 use toml::Value;
@@ -33,6 +35,8 @@ pub struct StepTimes {
     pub event: Option<f64>,
     /// Images in a step.
     pub batch_size: usize,
+    /// Where the time of as many more steps went, taken in turn with the others, if asked for.
+    pub profiles: Vec<Profile>,
 }
 
 impl StepTimes {
@@ -59,12 +63,13 @@ pub fn at_sparsity(mut experiment: Experiment, sparsity: f64) -> Experiment {
     experiment
 }
 
-/// Times `steps` training steps of an experiment's network with the masks that its schedule ends at.
+/// Times `steps` training steps of an experiment's network with the masks that its schedule ends at, and if `profiled`
+/// looks where the time of as many more goes, taken in turn with them.
 ///
 /// # Errors
 ///
 /// A sentence if the experiment cannot be built.
-pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Result<StepTimes> {
+pub fn step_times(experiment: &Experiment, device: &Device, steps: usize, profiled: bool) -> Result<StepTimes> {
     let mut trainee = trainee(experiment, experiment.records(), device)?;
     trainee.begin();
     let batch = noise(experiment);
@@ -76,6 +81,7 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
         (1..=horizon.total()).filter_map(|i| trainee.engine.due(&clock(i)).map(|event| (i, event))).collect();
     let last = schedule.iter().rev().find(|(_, event)| event.sparsity.is_some()).or(schedule.last());
     let (mut forward_backward, mut optimizer, mut events) = (Vec::new(), Vec::new(), Vec::new());
+    let mut profiles = Vec::new();
     for step in 0..WARM_UP + steps {
         let began = synced(device)?;
         let gradients = trainee.gradients(&batch, false, &mut meter);
@@ -92,6 +98,13 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
             forward_backward.push(milliseconds(began, middle));
             optimizer.push(milliseconds(before_step, synced(device)?));
         }
+        if step >= WARM_UP && profiled {
+            let step = || {
+                let gradients = trainee.gradients(&batch, false, &mut meter);
+                trainee.step(gradients, 1e-6);
+            };
+            profiles.push(record(step).1);
+        }
     }
     Ok(StepTimes {
         sparsity: trainee.engine.sparsity(),
@@ -100,7 +113,35 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize) -> Res
         steps: forward_backward.iter().zip(&optimizer).map(|(pass, update)| pass + update).collect(),
         event: (!events.is_empty()).then(|| median(&events)),
         batch_size: experiment.batch_size,
+        profiles,
     })
+}
+
+/// Returns the sum of those profiles that took no longer than the median, and how many they are.
+pub fn calm_half(mut profiles: Vec<Profile>) -> Option<(Profile, usize)> {
+    profiles.sort_by_key(|profile| profile.wall);
+    profiles.truncate(profiles.len().div_ceil(2));
+    let count = profiles.len();
+    Profile::sum(profiles).map(|sum| (sum, count))
+}
+
+/// Returns the milliseconds that a thread of the loader takes to prepare a training batch of an experiment.
+pub fn batch_preparation(experiment: &Experiment) -> f64 {
+    const BATCHES: usize = 12;
+    let info = experiment.data.info();
+    let records = BATCHES * experiment.batch_size;
+    let pixels = records * info.shape.iter().product::<usize>();
+    let images = Images {
+        pixels: (0..pixels as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+        labels: vec![0; records],
+        shape: info.shape,
+        classes: info.classes,
+    };
+    let augmentation = experiment.augmentation();
+    let loader = Loader::new(Arc::new(images), experiment.batch_size, info.mean, info.std, augmentation, 0, 1);
+    let began = Instant::now();
+    let prepared = loader.epoch(0, 0).count();
+    milliseconds(began, Instant::now()) / prepared as f64
 }
 
 fn noise(experiment: &Experiment) -> Batch {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
+use bonsai_kernels::profile::{Part, section, timed};
 use bonsai_models::{Network, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;
@@ -100,10 +101,17 @@ impl Trainee {
         let mut sum = Gradients::new();
         for start in (0..records).step_by(piece) {
             let end = records.min(start + piece);
-            let (images, labels) = tensors(batch, start..end, &self.device);
+            let (images, labels) = {
+                let _section = section(Part::Data);
+                tensors(batch, start..end, &self.device)
+            };
             let logits = self.network.forward_sparse(images, sparsity);
-            let loss = cross_entropy(logits.clone(), labels.clone(), self.options.label_smoothing);
-            meter.add(loss.clone().inner(), logits.inner(), labels.inner());
+            let smoothing = self.options.label_smoothing;
+            let loss = timed(Part::Loss, logits.clone(), |logits| cross_entropy(logits, labels.clone(), smoothing));
+            {
+                let _section = section(Part::Loss);
+                meter.add(loss.clone().inner(), logits.inner(), labels.inner());
+            }
             let share = (end - start) as f64 / records as f64;
             let gradients = (if share < 1.0 { loss * share } else { loss }).backward();
             for (name, gradient) in parameters::gradients(&self.network, gradients) {
@@ -119,7 +127,9 @@ impl Trainee {
 
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
     pub fn step(&mut self, mut gradients: Gradients, lr: f64) {
+        let _section = section(Part::Optimizer);
         for (name, mask) in &self.masks {
+            let _section = section(Part::Masks);
             if let Some(gradient) = gradients.remove(name) {
                 gradients.insert(name.clone(), gradient * mask.clone());
             }
@@ -133,7 +143,10 @@ impl Trainee {
             let gradient = gradients.remove(&info.name)?;
             let values = optimizer.update(&info.name, lr, options.decayed.contains(&info.name), values, gradient);
             Some(match masks.get(&info.name) {
-                Some(mask) => values * mask.clone(),
+                Some(mask) => {
+                    let _section = section(Part::Masks);
+                    values * mask.clone()
+                }
                 None => values,
             })
         });

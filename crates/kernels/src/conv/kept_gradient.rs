@@ -14,6 +14,7 @@ use super::pattern::{Entries, Pattern};
 use super::weight_gradient::{Groups, size};
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
+use crate::profile::{Direction, Part, Slot, section};
 use crate::simd::{Kernel, Lanes, Level};
 
 /// Output channels of a task.
@@ -31,6 +32,7 @@ pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32], pattern: &Patter
 
 /// Lists the kept weights by output channel.
 pub(super) fn entries(conv: &Conv, pattern: &Pattern) -> Entries {
+    let _section = section(Part::Around);
     pattern.by_output(&vec![0.0; size(conv)]).entries(conv.input)
 }
 
@@ -38,7 +40,9 @@ pub(super) fn entries(conv: &Conv, pattern: &Pattern) -> Entries {
 pub(super) fn group(level: Level, conv: &Conv, entries: &Entries, input: &[f32], gradient: &[f32]) -> Vec<Vec<f32>> {
     let mut sums = Sums::new(conv, entries);
     let rows = 0..conv.output().height;
+    let slot = slot(conv, entries, gradient.len() / conv.output().block());
     sums.0.par_iter_mut().enumerate().for_each(|(task, sums)| {
+        let _timer = slot.time();
         let (channels, rows, mut ahead) = (channels(conv, task), rows.clone(), Ahead::nothing());
         let (from, to) = (conv.input, conv.output());
         level.run(Work { conv, from, to, input, gradient, rows, entries, channels, sums, ahead: &mut ahead });
@@ -79,6 +83,12 @@ impl Sums {
     }
 }
 
+/// Returns where the time for `blocks` blocks is counted.
+pub(super) fn slot(conv: &Conv, entries: &Entries, blocks: usize) -> Slot {
+    let to = conv.output();
+    Slot::new(conv, Direction::Weight, true, || blocks * LANES * to.height * to.width * entries.len())
+}
+
 /// The sum over the lanes of each vector.
 struct Totals<'a>(&'a [[f32; LANES]]);
 
@@ -95,6 +105,7 @@ impl Kernel for Totals<'_> {
 
 /// Adds the sums of the groups.
 pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) -> Buffer {
+    let _section = section(Part::Around);
     let mut total = Buffer::zeros(size(conv));
     for sums in groups {
         for (task, sums) in sums.iter().enumerate() {

@@ -170,6 +170,11 @@ impl Kept {
 }
 
 impl Entries {
+    /// Counts the entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Counts the channels that are written.
     pub fn channels(&self) -> usize {
         (self.starts.len() - 1) / self.groups

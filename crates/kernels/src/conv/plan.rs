@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Conv;
 use super::ahead::Ahead;
 use super::kept_taps;
 use super::pattern::{Entries, Kept};
 use super::taps::{self, Place, TILE, Taps};
 use crate::buffer::Buffer;
-use crate::maps::Maps;
+use crate::maps::{LANES, Maps};
+use crate::profile::{self, Direction, Slot, section};
 use crate::simd::Level;
 
 /// Some pixels of an output, and what they sum.
@@ -39,14 +41,21 @@ impl Weights {
     }
 }
 
-/// Sums the taps of `from` into the pixels of a new activation `to`; the parts together write all its pixels.
-pub(super) fn convolve(from: Maps, input: &[f32], to: Maps, parts: Vec<Part>) -> Buffer {
+/// Sums the taps of `from` into the pixels of a new activation `to`; the parts together write all its pixels, and the time
+/// is that of `direction` of `conv`.
+pub(super) fn convolve(
+    from: Maps,
+    input: &[f32],
+    to: Maps,
+    parts: Vec<Part>,
+    (conv, direction): (&Conv, Direction),
+) -> Buffer {
     let margin = margin(from, &parts);
     if margin > from.margin {
         let (wide, input) = from.with_margin(input, margin);
-        return convolve(wide, &input, to, parts);
+        return convolve(wide, &input, to, parts, (conv, direction));
     }
-    let plan = Plan::new(from, to, parts);
+    let plan = Plan::new(from, to, parts).timed(conv, direction);
     let mut output = Buffer::any(to.len());
     output.par_chunks_mut(to.block()).zip(input.par_chunks(from.block())).for_each(|(output, input)| {
         plan.block(input, output, Start::Zero, &mut vec![(); to.channels], |_, _, ()| {});
@@ -79,16 +88,44 @@ pub(super) struct Plan {
     lists: Vec<Entries>,
     /// Output channels of a task.
     channels: usize,
+    slot: Slot,
 }
 
 impl Plan {
     /// Makes parts ready that read maps of `from` and write ones of `to`.
     pub fn new(from: Maps, to: Maps, parts: Vec<Part>) -> Plan {
+        let _section = section(profile::Part::Around);
         let lists = parts.iter().map(|part| part.weights.entries(from)).collect();
         // Enough tasks for all threads even with few blocks; a task is some output channels of a block.
         let tiles = to.channels.div_ceil(TILE);
         let tasks = (4 * rayon::current_num_threads()).div_ceil(to.blocks().max(1)).min(tiles).max(1);
-        Plan { level: Level::current(), from, to, parts, lists, channels: tiles.div_ceil(tasks) * TILE }
+        Plan {
+            level: Level::current(),
+            from,
+            to,
+            parts,
+            lists,
+            channels: tiles.div_ceil(tasks) * TILE,
+            slot: Slot::default(),
+        }
+    }
+
+    /// Counts the time of the kernels as that of `direction` of `conv`.
+    pub fn timed(self, conv: &Conv, direction: Direction) -> Plan {
+        let sparse = self.parts.iter().any(|part| matches!(part.weights, Weights::Kept(_)));
+        Plan { slot: Slot::new(conv, direction, sparse, || self.macs()), ..self }
+    }
+
+    /// Counts the multiply-accumulates of all blocks.
+    fn macs(&self) -> usize {
+        let pixel = |(Part { taps, place, weights }, entries): (&Part, &Entries)| match weights {
+            Weights::Dense(_) => {
+                let taps = taps.rows_on_map(place, self.from.height) * taps.width * place.columns;
+                taps * self.from.channels * self.to.channels
+            }
+            Weights::Kept(_) => entries.len() * place.rows * place.columns,
+        };
+        self.to.blocks() * LANES * self.parts.iter().zip(&self.lists).map(pixel).sum::<usize>()
     }
 
     /// Tells whether a block is one task, and can be written row by row.
@@ -103,6 +140,7 @@ impl Plan {
     /// Panics unless it [is by rows](Plan::is_by_rows).
     pub fn rows(&self, input: &[f32], output: &mut [f32], start: Start, rows: Range<usize>, ahead: &mut Ahead) {
         assert!(self.is_by_rows());
+        let _timer = self.slot.time();
         if start == Start::Zero {
             for plane in output.chunks_exact_mut(self.to.plane()) {
                 self.to.clear_margin_of(rows.clone(), plane);
@@ -123,6 +161,7 @@ impl Plan {
         let Plan { to, channels, .. } = *self;
         let tasks = output.par_chunks_mut(channels * to.plane()).zip(each.par_chunks_mut(channels));
         tasks.enumerate().for_each(|(task, (output, each))| {
+            let timer = self.slot.time();
             if start == Start::Zero {
                 for plane in output.chunks_exact_mut(to.plane()) {
                     to.clear_margin(plane);
@@ -131,6 +170,8 @@ impl Plan {
             for (number, part) in self.parts.iter().enumerate() {
                 self.part(number, task * channels, input, output, start, 0..part.place.rows, &mut Ahead::nothing());
             }
+            drop(timer);
+            let _timer = profile::Part::Normalisation.time();
             for (i, (plane, item)) in output.chunks_exact(to.plane()).zip(each).enumerate() {
                 after(task * channels + i, plane, item);
             }

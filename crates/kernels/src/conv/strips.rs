@@ -6,13 +6,14 @@
 
 use super::Conv;
 use super::ahead::Ahead;
-use super::kept_gradient::Sums;
+use super::kept_gradient::{self, Sums};
 use super::pattern::Entries;
 use super::plan::{Plan, Start};
 use super::unit::{Backward, Norm};
 use crate::batch_norm::planes::{Moments, Reduce, Running};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
+use crate::profile::Part;
 use crate::simd::Level;
 
 /// Blocks whose rows together are smaller than this many bytes go through undivided.
@@ -65,6 +66,7 @@ pub(super) fn forward(
     for start in (0..to.height).step_by(height) {
         let end = (start + height).min(to.height);
         if let (Some(norm), Some(applied)) = (norm, &mut applied) {
+            let _timer = Part::Normalisation.time();
             for (channel, (x, y)) in
                 x.chunks_exact(from.plane()).zip(applied.chunks_exact_mut(from.plane())).enumerate()
             {
@@ -82,6 +84,7 @@ pub(super) fn forward(
             ahead.add(to, output.as_ptr().wrapping_add(to.block()), 0..height.min(to.height));
         }
         plan.rows(applied.as_deref().unwrap_or(x), output, Start::Zero, start..end, ahead.among(1));
+        let _timer = Part::Normalisation.time();
         for (plane, running) in output.chunks_exact(to.plane()).zip(&mut running) {
             level.run(Moments { maps: to, lanes: to.lanes(block.number), rows: start..end, plane, running });
         }
@@ -132,10 +135,12 @@ impl Group<'_> {
         let mut applied = self.norm.map(|_| Buffer::any(self.x.len()));
         let mut through = self.through.as_ref().map(|_| Buffer::any(self.gradient.len()));
         let mut kept = entries.map(|entries| Sums::new(conv, entries));
+        let blocks = self.gradient.len() / to.block();
+        let slot = entries.map(|entries| kept_gradient::slot(conv, entries, blocks)).unwrap_or_default();
         let height = rows(from).max(rows(to)).min(to.height);
         // A row of each gradient needs so many rows after it of the other's map.
         let needed = |end: usize| if end < to.height { (end + conv.padding).min(to.height) } else { to.height };
-        for block in 0..self.gradient.len() / to.block() {
+        for block in 0..blocks {
             let is_last = first + block + 1 == to.blocks();
             let (of_x, of_z) =
                 (block * from.block()..(block + 1) * from.block(), block * to.block()..(block + 1) * to.block());
@@ -143,6 +148,7 @@ impl Group<'_> {
             let mut ready = 0;
             for begin in (0..to.height).step_by(height) {
                 let end = (begin + height).min(to.height);
+                let timer = Part::Normalisation.time();
                 if let (Some((norm, slopes)), Some(through)) = (&self.through, &mut through) {
                     for (i, out) in through[of_z.clone()].chunks_exact_mut(to.plane()).enumerate() {
                         let plane = block * to.channels + i;
@@ -156,6 +162,7 @@ impl Group<'_> {
                         norm.plane(level, from, first + block, channel, x, y, ready..needed(end));
                     }
                 }
+                drop(timer);
                 ready = needed(end);
                 let mut ahead = Ahead::nothing();
                 let (over, next, output) = match end < to.height {
@@ -174,6 +181,7 @@ impl Group<'_> {
                 let x = &applied.as_deref().unwrap_or(self.x)[of_x.clone()];
                 let gradient = &through.as_deref().unwrap_or(self.gradient)[of_z.clone()];
                 if let (Some(kept), Some(entries)) = (&mut kept, entries) {
+                    let _timer = slot.time();
                     kept.add(
                         level,
                         conv,
@@ -187,6 +195,7 @@ impl Group<'_> {
                 let of_input = &mut of_input[of_x.clone()];
                 plan.rows(gradient, of_input, start, begin..end, ahead.among(1));
                 let Some(norm) = self.norm else { continue };
+                let _timer = Part::Normalisation.time();
                 let planes = of_input.chunks_exact(from.plane()).zip(self.x[of_x.clone()].chunks_exact(from.plane()));
                 for (channel, ((gradient, x), running)) in planes.zip(&mut running).enumerate() {
                     let (channel, gate, rows) = (norm.affine.channel(channel), norm.gate(), begin..end);

@@ -37,6 +37,16 @@ impl Taps {
         right.max(-self.left).max(0) as usize
     }
 
+    /// Counts the rows of taps that lie on a map of `height`, over all output rows: those beyond it are left out.
+    pub fn rows_on_map(&self, place: &Place, height: usize) -> usize {
+        let rows = (0..place.rows).map(|y| {
+            let first = self.top + (self.step * y) as isize;
+            let end = (first + self.height as isize).min(height as isize);
+            (end - first.max(0)).max(0) as usize
+        });
+        rows.sum()
+    }
+
     /// Returns the margin that the input needs above and below, where rows outside of the map are read.
     pub fn margin_above(&self, place: &Place, height: usize) -> usize {
         if self.height == 0 || self.width == 0 {

@@ -19,9 +19,10 @@ use super::strips::{self, Block};
 use super::weight_gradient::{self, Groups};
 use super::{Conv, Pattern, kept_gradient};
 use crate::batch_norm::planes::{self, Apply, Moments, Reduce, Running};
-use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task};
+use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task, timer};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
+use crate::profile::Direction;
 use crate::simd::Level;
 
 /// A convolution and its weights.
@@ -100,6 +101,7 @@ impl Unit<'_> {
         assert!(self.conv.fits(), "margin for {:?}", self.conv);
         let level = Level::current();
         let plan = Plan::new(from, to, self.conv.forward_parts(self.weight, self.pattern));
+        let plan = plan.timed(self.conv, Direction::Forward);
         let mut output = Buffer::any(to.len());
         let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
         let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
@@ -144,6 +146,7 @@ impl Unit<'_> {
         assert!(norm.is_none_or(|norm| norm.z.len() == to.len()));
         let level = Level::current();
         let plan = wanted.input.then(|| Plan::new(to, from, conv.gradient_parts(self.weight, self.pattern)));
+        let plan = plan.map(|plan| plan.timed(conv, Direction::Data));
         let start = if wanted.onto.is_some() { Start::Output } else { Start::Zero };
         let mut of_input = (wanted.input && wanted.onto.is_none()).then(|| Buffer::any(from.len()));
         let entries = self.pattern.filter(|_| wanted.weight && !wanted.all);
@@ -234,7 +237,7 @@ impl Norm<'_> {
     fn apply(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Buffer {
         let mut y = Buffer::any(x.len());
         let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
-        planes.with_min_len(planes_per_task(maps)).for_each(|(i, (y, x))| {
+        planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (y, x))| {
             self.plane(level, maps, first + i / maps.channels, i % maps.channels, x, y, 0..maps.height);
         });
         y
@@ -264,7 +267,7 @@ impl Backward<'_> {
     fn through(&self, level: Level, maps: Maps, first: usize, slopes: &[(f32, f32)], gradient: &[f32]) -> Buffer {
         let mut all = Buffer::any(gradient.len());
         let planes = all.par_chunks_mut(maps.plane()).enumerate();
-        planes.with_min_len(planes_per_task(maps)).for_each(|(i, out)| {
+        planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, out)| {
             self.plane(level, maps, first, i, slopes, gradient, out, 0..maps.height);
         });
         all

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::Conv;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
+use crate::profile::{Direction, Part, Slot, section};
 use crate::simd::{Kernel, Lanes, Level};
 
 /// Output channels in a register tile.
@@ -55,13 +56,20 @@ pub(super) fn size(conv: &Conv) -> usize {
 pub(super) fn group(level: Level, conv: &Conv, input: &[f32], gradient: &[f32], sums: &mut [f32]) {
     let (from, to) = (conv.input, conv.output());
     let filter = from.channels * conv.kernel[0] * conv.kernel[1];
+    let slot = Slot::new(conv, Direction::Weight, false, || {
+        let (taps, place) = conv.all_taps();
+        let pixels = taps.rows_on_map(&place, from.height) * taps.width * to.width;
+        gradient.len() / to.block() * LANES * pixels * from.channels * to.channels
+    });
     sums.par_chunks_mut(TILE * filter).enumerate().for_each(|(tile, sums)| {
+        let _timer = slot.time();
         level.run(Work { conv, from, to, input, gradient, first: tile * TILE, sums });
     });
 }
 
 /// Adds the sums of the groups.
 pub(super) fn total(conv: &Conv, sums: Buffer) -> Buffer {
+    let _section = section(Part::Around);
     let size = size(conv);
     let groups = sums.len() / size;
     if groups == 1 {

@@ -7,7 +7,7 @@ use burn::tensor::{activation, module};
 
 use super::Activation;
 use super::activation::{Blocks, in_blocks, shape};
-use super::flex::{Floats, run, vector, writable};
+use super::flex::{Floats, is_flex, run, vector, writable};
 use super::reductions;
 use crate::batch_norm::{Affine, Gate, Statistics};
 use crate::maps::Maps;
@@ -62,6 +62,12 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
     let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
         Ok(blocks) => blocks,
         Err(images) => {
+            // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
+            if is_flex(&device) {
+                let batch = module::batch_norm_train(images, gamma, beta, epsilon);
+                let output = finish(batch.output, then);
+                return Normalised { output, mean: batch.mean, variance: batch.variance };
+            }
             let batch = reductions::batch_norm_train(images, gamma, beta, epsilon);
             let output = finish(batch.output, then);
             return Normalised { output, mean: batch.mean, variance: batch.variance };

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -17,12 +17,29 @@ use burn::backend::{Autodiff, AutodiffBackend, DispatchDevice, Flex, GradientChe
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::buffer::Buffer;
+use crate::profile::{Part, section};
 
 /// Tells whether our kernels run on `device`.
-pub(super) fn is_ours(device: &Device) -> bool {
-    let plain = matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_));
+pub(crate) fn is_ours(device: &Device) -> bool {
     let checkpoints = device.gradient_checkpointing_strategy();
-    plain && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
+    is_flex(device)
+        && !is_switched_off()
+        && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
+}
+
+/// Tells whether `device` is flex, whoever's kernels run on it.
+pub(super) fn is_flex(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Tells whether `BONSAI_KERNELS=burn` leaves all to burn's own operations, for comparisons.
+fn is_switched_off() -> bool {
+    static OFF: LazyLock<bool> = LazyLock::new(|| match std::env::var("BONSAI_KERNELS").as_deref() {
+        Err(_) | Ok("" | "bonsai") => false,
+        Ok("burn") => true,
+        Ok(other) => panic!("BONSAI_KERNELS is '{other}'; it may be bonsai or burn"),
+    });
+    *OFF
 }
 
 /// The floats of a tensor, in row-major order.
@@ -120,6 +137,7 @@ pub(super) fn run<const N: usize, const D: usize>(
     inputs: [Input; N],
     forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
 ) -> Tensor<D> {
+    let _section = section(Part::Waiting);
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
         let (output, _) = forward(inputs.map(|input| input.floats()));
         return Tensor::from_primitive::<Flex>(output);
@@ -135,6 +153,17 @@ pub(super) fn run<const N: usize, const D: usize>(
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// Returns `x`, and calls `see` in the backward pass before its gradient goes on.
+pub(crate) fn before_gradient<const D: usize>(x: Tensor<D>, see: impl Fn() + Send + Sync + 'static) -> Tensor<D> {
+    run([x.into()], |[x]| {
+        let backward = move |gradient, _: [bool; 1]| {
+            see();
+            [Some(gradient)]
+        };
+        (x.tensor(), Box::new(backward))
+    })
 }
 
 #[derive(Debug)]
@@ -153,6 +182,7 @@ impl<const N: usize> Backward<Flex, N> for Step {
     type State = State<N>;
 
     fn backward(self, ops: Ops<State<N>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let _section = section(Part::Waiting);
         let gradient = gradients.consume::<Flex>(&ops.node);
         let of_inputs = (ops.state.0)(gradient, ops.parents.each_ref().map(|parent| parent.is_some()));
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {

@@ -16,6 +16,7 @@ use crate::conv::unit::{self, Unit, Wanted};
 use crate::conv::{Conv, Pattern};
 use crate::maps::Maps;
 use crate::pooling;
+use crate::profile::{Part, section};
 
 /// Convolutions of a chain.
 const LONGEST: usize = 3;
@@ -97,6 +98,7 @@ impl Pending {
         let floats = weight.floats();
         let unit = Unit { conv: &conv, weight: &floats, pattern: sparse.as_ref().map(|sparse| &*sparse.pattern) };
         let source = self.source.floats();
+        let _section = section(Part::Waiting);
         // Where gradients are taken, the batch is normalised by its own statistics.
         let (z, statistics) = unit.forward(self.input(&source, self.links.len()), self.device.is_autodiff());
         let z = Floats::new(&in_blocks(conv.output(), z));

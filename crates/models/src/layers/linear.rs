@@ -1,5 +1,6 @@
 //! Fully connected layer.
 
+use bonsai_kernels::profile::{Part, timed};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::module::linear;
@@ -45,6 +46,6 @@ pub struct Linear {
 impl Linear {
     /// Maps the vectors of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        timed(Part::Linear, x, |x| linear(x, self.weight.val(), self.bias.as_ref().map(Param::val)))
     }
 }
