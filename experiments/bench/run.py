@@ -1,16 +1,19 @@
 """Compares training steps of this project with PyTorch's on this machine's CPU.
 
-    python3 experiments/bench/run.py resnet20 vgg19 --threads 1,2 --rounds 5
+    python3 experiments/bench/run.py resnet20 vgg19 --threads 2 --rounds 5
+    python3 experiments/bench/run.py all --resume
 
-Every configuration runs in a process of its own, ours and PyTorch's in turn, round after round, so that a machine that
+Beside ours, dense and sparse, runs the same network on burn's own CPU operations ("burn flex"); ours in bf16 runs as soon
+as the binary knows it. Every configuration runs in a process of its own, ours and PyTorch's in turn, round after round, so that a machine that
 slows down slows down both. Other programs slow PyTorch down far more than ours (its threads wait for each other after
 every operation), so runs that others disturbed are repeated, and the CSV says how much the others computed meanwhile.
-Figures are medians over the steps of all rounds. They go to experiments/results/bench-cpu.csv, where rows of other
-configurations stay.
+Figures are medians over the steps of all rounds. They go to experiments/results/bench-cpu.csv; where the time of our
+steps goes is measured apart and goes to bench-cpu-parts.csv, and the speed of each shape of convolution against the
+measured peak to bench-cpu-layers.csv. Rows of other configurations stay in all three.
 """
 
 import argparse
-import csv
+import dataclasses
 import datetime
 import itertools
 import json
@@ -22,20 +25,30 @@ import subprocess
 import sys
 import time
 
+import results
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-RESULTS = ROOT / "experiments" / "results" / "bench-cpu.csv"
 # Any network in the same recipe: batch 128, SGD with Nesterov momentum and weight decay.
 EXPERIMENT = "cifar10-resnet20-static"
 NETWORKS = ("resnet20", "resnet56", "vgg19", "resnet50", "vit-cifar")
+# Where a step on burn's own operations takes seconds: measured once, in few steps.
+SLOW, FEW_STEPS = ("vgg19", "resnet50", "vit-cifar"), 3
 F32, BF16 = ("nchw", "channels_last"), ("channels_last_bf16",)
 # Cores that other programs may use before a run counts as disturbed, and seconds until it is repeated.
 DISTURBED, PAUSE = 0.15, 10
-KEY = ("network", "setting", "threads", "sparsity")
-COLUMNS = KEY + (
-    "milliseconds", "images_per_second", "peak_memory_bytes", "ratio_to_pytorch_best_f32", "rounds", "steps",
-    "fastest_round", "slowest_round", "other_cores", "date", "cpu", "revision", "torch",
-)
+
+
+@dataclasses.dataclass
+class Configuration:
+    """A process that prints a line of JSON: what the CSV calls it, how it is started, how much of it is timed."""
+
+    setting: str
+    sparsity: float
+    command: list
+    rounds: int
+    steps: int
+    environment: dict = dataclasses.field(default_factory=dict)
 
 
 def main():
@@ -44,15 +57,25 @@ def main():
     if not bonsai.is_file():
         sys.exit(f"there is no {bonsai}: build it with `cargo build --release --bin bonsai`")
     torch = None if args.no_torch else pytorch(args.venv)
+    machine = run([bonsai, "bench", "shapes10-resnet20-dense", "--device", "cpu", "--set", "batch_size=16", "--steps", "1",
+                   "--sparsity", "0", "--format", "json"])
+    bf16 = not subprocess.run([bonsai, "plan", EXPERIMENT, "--set", "precision=bf16"], capture_output=True).returncode
+    if not bf16:
+        print("This binary refuses precision=bf16: its rows are left out.", flush=True)
     rows = []
     for network, threads in itertools.product(args.networks, args.threads):
-        measured = rounds(configurations(args, bonsai, torch, network, threads), args.rounds, args.retries)
-        rows += summary(args, network, threads, measured)
+        asked = configurations(args, bonsai, torch, bf16, network, threads)
+        if args.resume and results.are_there(network, threads, asked, machine):
+            print(f"{network} with {threads} threads is there already.", flush=True)
+            continue
+        where_time_goes(network, threads, asked, args.retries)
+        measured = rounds(asked, args.rounds, args.retries)
+        rows += summary(network, threads, measured)
         print("\n" + table(rows) + "\n", flush=True)
-        # Written as it grows, so that an interrupted run keeps what is done.
-        write(rows)
+        # Written as it grows, and after the parts, so that an interrupted run keeps what is done and can be resumed.
+        results.write_steps(rows)
     print("ratio: images per second against PyTorch's fastest f32 setting; others: cores that other programs used.\n"
-          f"Written to {RESULTS.relative_to(ROOT)}.")
+          f"Written to {results.FOLDER.relative_to(ROOT)}/bench-cpu*.csv.")
 
 
 def arguments():
@@ -60,21 +83,23 @@ def arguments():
         return lambda text: [kind(number) for number in text.split(",")]
 
     parser = argparse.ArgumentParser(description="Compare training steps with PyTorch's on this CPU.")
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; by default resnet20")
-    parser.add_argument("--threads", type=numbers(int), default=[2], metavar="N,...", help="by default 2")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}, or all; by default resnet20")
+    parser.add_argument("--threads", type=numbers(int), default=[1, 2], metavar="N,...", help="by default 1,2")
     parser.add_argument("--sparsity", type=numbers(float), default=[0, 0.8, 0.9, 0.95, 0.98], metavar="SHARE,...",
                         help="of our masks, spread by ERK; by default 0,0.8,0.9,0.95,0.98")
     parser.add_argument("--settings", type=lambda text: text.split(","), default=F32 + BF16, metavar="NAME,...",
                         help=f"of PyTorch; by default {','.join(F32 + BF16)}")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="by default 3")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed in each round; by default 10")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed in each round; by default 5")
     parser.add_argument("--retries", type=int, default=3, metavar="N",
                         help="of a run that other programs disturbed; the calmest counts; by default 3")
     parser.add_argument("--venv", type=pathlib.Path, default=cache() / "torch", metavar="PATH",
                         help="virtual environment with PyTorch, made if absent (5 GB); by default %(default)s")
     parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
+    parser.add_argument("--resume", action="store_true",
+                        help="leave out networks and threads whose rows of this processor and revision are there")
     args = parser.parse_args()
-    args.networks = args.networks or ["resnet20"]
+    args.networks = list(NETWORKS) if "all" in args.networks else args.networks or ["resnet20"]
     for asked, known in ((args.networks, NETWORKS), (args.settings, F32 + BF16)):
         for name in asked:
             if name not in known:
@@ -115,50 +140,77 @@ def succeeds(command):
     return ended.returncode == 0
 
 
-def configurations(args, bonsai, torch, network, threads):
-    """Lists (setting, sparsity, command), ours and PyTorch's in turn."""
-    counts = ["--threads", str(threads), "--steps", str(args.steps)]
-    change = ["--set", f"model={network}", "--set", "stem=cifar"]
-    ours = [
-        ("bonsai", share, [bonsai, "bench", EXPERIMENT, "--device", "cpu", "--format", "json",
-                           "--sparsity", f"{share:g}", *change, *counts])
-        for share in args.sparsity
-    ]
-    theirs = [
-        (f"pytorch {setting}", 0, [torch, "-B", HERE / "step_times.py", network, "--setting", setting, *counts])
-        for setting in args.settings if torch
-    ]
-    pairs = itertools.zip_longest(ours, theirs)
+def configurations(args, bonsai, torch, bf16, network, threads):
+    """Lists what is compared, ours and others' in turn."""
+    def ours(setting, sparsity, *more, rounds=args.rounds, steps=args.steps, environment={}):
+        command = [bonsai, "bench", EXPERIMENT, "--device", "cpu", "--format", "json", "--set", f"model={network}",
+                   "--set", "stem=cifar", "--sparsity", f"{sparsity:g}", "--threads", str(threads), "--steps", str(steps)]
+        return Configuration(setting, sparsity, [*command, *more], rounds, steps, environment)
+
+    def theirs(setting):
+        command = [torch, "-B", HERE / "step_times.py", network, "--setting", setting, "--threads", str(threads),
+                   "--steps", str(args.steps)]
+        return Configuration(f"pytorch {setting}", 0, command, args.rounds, args.steps)
+
+    few = {"rounds": 1, "steps": min(args.steps, FEW_STEPS)} if network in SLOW else {}
+    mine = [ours("bonsai", share) for share in args.sparsity]
+    if bf16:
+        mine.insert(1, ours("bonsai bf16", 0, "--set", "precision=bf16"))
+    others = [theirs(setting) for setting in args.settings if torch]
+    others.append(ours("burn flex", 0, environment={"BONSAI_KERNELS": "burn"}, **few))
+    pairs = itertools.zip_longest(mine, others)
     return [configuration for pair in pairs for configuration in pair if configuration]
 
 
-def rounds(configurations, count, retries):
+def rounds(asked, count, retries):
     """Runs all configurations, `count` times in turn, and returns what each printed by (setting, sparsity)."""
     measured = {}
     for number in range(count):
-        for setting, share, command in configurations:
-            line = calmest(command, retries)
-            measured.setdefault((setting, share), []).append(line)
-            print(f"round {number + 1}/{count}  {line['network']}, {line['threads']} threads, {setting}, "
-                  f"sparsity {share:g}: {line['milliseconds']:.1f} ms, others {line['others']:.2f} cores", flush=True)
+        for one in asked:
+            if number >= one.rounds:
+                continue
+            line = calmest(one.command, retries, one.environment)
+            measured.setdefault((one.setting, one.sparsity), []).append(line)
+            print(f"round {number + 1}/{count}  {line['network']}, {line['threads']} threads, {one.setting}, "
+                  f"sparsity {one.sparsity:g}: {line['milliseconds']:.1f} ms, others {line['others']:.2f} cores",
+                  flush=True)
     parameters = {line["parameters"] for lines in measured.values() for line in lines}
     assert len(parameters) == 1, f"these are different networks: {parameters} parameters"
     return measured
 
 
-def calmest(command, retries):
+def where_time_goes(network, threads, asked, retries):
+    """Runs ours once more with recorded steps, prints the largest parts and writes all of them."""
+    for one in asked:
+        if not one.setting.startswith("bonsai"):
+            continue
+        line = calmest([*one.command, "--breakdown", "--layers"], retries, one.environment)
+        results.write_parts(network, one, line)
+        whole = line["breakdown"]["milliseconds"]
+        largest = sorted(line["breakdown"]["parts"], key=lambda part: -part["milliseconds"])[:4]
+        shares = ", ".join(f"{part['name']} {part['milliseconds'] / whole:.0%}" for part in largest)
+        print(f"{network}, {threads} threads, {one.setting}, sparsity {one.sparsity:g}: {shares}", flush=True)
+
+
+def calmest(command, retries, environment):
     """Runs a command that prints a line of JSON until nothing disturbs it, and returns the line of the calmest run."""
     lines = []
     while not lines or (lines[-1]["others"] > DISTURBED and len(lines) <= retries):
         if lines:
             time.sleep(PAUSE)
         before = busy(), own(), time.monotonic()
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        if ended.returncode:
-            sys.exit(f"{' '.join(map(str, command))} failed:\n{ended.stderr.strip()}")
+        line = run(command, environment)
         others = ((busy() - before[0]) - (own() - before[1])) / (time.monotonic() - before[2])
-        lines.append(json.loads(ended.stdout) | {"others": max(others, 0.0)})
+        lines.append(line | {"others": max(others, 0.0)})
     return min(lines, key=lambda line: line["others"])
+
+
+def run(command, environment=None):
+    """Runs a command that prints a line of JSON and returns the line."""
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | (environment or {}))
+    if ended.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{ended.stderr.strip()}")
+    return json.loads(ended.stdout)
 
 
 def busy():
@@ -176,7 +228,7 @@ def own():
     return sum(os.times()[:4])
 
 
-def summary(args, network, threads, measured):
+def summary(network, threads, measured):
     rows = []
     for (setting, share), lines in measured.items():
         milliseconds = statistics.median(step for line in lines for step in line["steps"])
@@ -190,8 +242,8 @@ def summary(args, network, threads, measured):
             "images_per_second": f"{1000 * lines[0]['batch_size'] / milliseconds:.1f}",
             "peak_memory_bytes": max(line["peak_memory"] for line in lines),
             "ratio_to_pytorch_best_f32": "",
-            "rounds": args.rounds,
-            "steps": args.steps,
+            "rounds": len(lines),
+            "steps": len(lines[0]["steps"]),
             "fastest_round": f"{min(each):.2f}",
             "slowest_round": f"{max(each):.2f}",
             "other_cores": f"{statistics.mean(line['others'] for line in lines):.2f}",
@@ -228,24 +280,6 @@ def table(rows):
                   for column, (cell, width) in enumerate(zip(line, widths))).rstrip()
         for line in cells
     )
-
-
-def write(rows):
-    """Writes the rows into the CSV, in place of those of the same configurations."""
-    kept = {}
-    if RESULTS.is_file():
-        with RESULTS.open(newline="") as file:
-            kept = {key(row): row for row in csv.DictReader(file)}
-    kept.update((key(row), row) for row in rows)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept[name] for name in sorted(kept))
-
-
-def key(row):
-    return tuple(str(row[column]) for column in KEY)
 
 
 if __name__ == "__main__":
