@@ -49,11 +49,14 @@ fn finish(child: Child) {
 }
 
 /// What must not depend on interruptions: the model, and every record but its times.
-fn traces(folder: &Path) -> (Vec<u8>, Vec<String>, Vec<u8>, Vec<u8>) {
+fn traces(folder: &Path) -> (Vec<u8>, Vec<String>, Vec<u8>, Vec<String>) {
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let metrics = String::from_utf8(read("metrics.csv")).unwrap();
     let untimed = metrics.lines().map(|line| line.split(',').take(10).collect::<Vec<_>>().join(",")).collect();
-    (read("model.safetensors"), untimed, read("layers.csv"), read("events.jsonl"))
+    // The lines about kernels are measurements.
+    let events = String::from_utf8(read("events.jsonl")).unwrap();
+    let events = events.lines().filter(|line| !line.contains("\"kernels\":")).map(String::from).collect();
+    (read("model.safetensors"), untimed, read("layers.csv"), events)
 }
 
 fn has_part(folder: &Path) -> bool {

@@ -60,7 +60,7 @@ fn parts(conv: Conv, share: f64) -> [f64; PARTS.len()] {
     let backward = |set: &[Buffer; 4], fused: bool, input: bool, weight: bool| {
         let norm_before = fused.then_some(norm);
         let norm = Backward { z: &set[1], affine: &last, gate: Gate::Input, training: (&statistics[1], &sums, 1e-5) };
-        let wanted = Wanted { input, onto: None, weight, all: false };
+        let wanted = Wanted { input, onto: None, weight, kept: pattern.as_ref() };
         drop(unit.backward(Input { x: &set[0], norm: norm_before }, &set[2], fused.then_some(norm), wanted));
     };
     let mut sets = sets;

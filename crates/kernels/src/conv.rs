@@ -18,6 +18,7 @@
 //! never a sum.
 
 mod ahead;
+mod choice;
 mod kept_gradient;
 mod kept_taps;
 mod pack;
@@ -28,6 +29,7 @@ mod taps;
 pub mod unit;
 mod weight_gradient;
 
+pub use choice::{Choice, Choices, Kernels};
 pub use pattern::Pattern;
 
 use crate::buffer::Buffer;

@@ -44,7 +44,7 @@ pub mod pooling;
 pub mod profile;
 pub mod simd;
 
-pub use conv::Pattern;
+pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use ops::{
     Activation, Gradients, Normalised, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
     pad_shortcut, sparse_conv2d,

@@ -121,7 +121,7 @@ fn fused_convolutions_stay_within_their_inputs() {
                     let training = (&after, &sums, 1e-5);
                     let norm = Some(Backward { z: &gradient, affine: &last, gate: Gate::Input, training });
                     for onto in [None, Some(&mut x.to_vec()[..])] {
-                        let wanted = Wanted { input: true, onto, weight: true, all: false };
+                        let wanted = Wanted { input: true, onto, weight: true, kept: pattern };
                         unit.backward(input, &gradient, norm, wanted);
                     }
                 });

@@ -65,7 +65,7 @@ impl Case {
         let sums = after.sums(to, &self.gradient, &z, Gate::Input);
         let training = (&statistics, &sums, EPSILON);
         let norm = Some(Backward { z: &z, affine: &after, gate: Gate::Input, training });
-        let wanted = Wanted { input: true, onto: None, weight: true, all: false };
+        let wanted = Wanted { input: true, onto: None, weight: true, kept: self.pattern.as_ref() };
         let of = self.unit().backward(self.input(), &self.gradient, norm, wanted);
         let (of_input, of_weight) = (of.input.unwrap().to_vec(), of.weight.unwrap().to_vec());
         let mut all = vec![z.to_vec(), statistics.mean.clone(), statistics.variance.clone(), of_input, of_weight];
@@ -121,7 +121,7 @@ impl Case {
         let norm = Some(Backward { z: &z, affine: &after, gate: Gate::Input, training });
         let before = maps(self.conv.input, "onto");
         let mut onto = before.to_vec();
-        let wanted = Wanted { input: true, onto: Some(&mut onto), weight: false, all: false };
+        let wanted = Wanted { input: true, onto: Some(&mut onto), weight: false, kept: None };
         let of = self.unit().backward(self.input(), &self.gradient, norm, wanted);
         assert!(of.input.is_none() && of.weight.is_none());
         let size = alone.iter().fold(1.0f32, |size, value| size.max(value.abs()));

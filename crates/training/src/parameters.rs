@@ -83,18 +83,29 @@ pub fn rows(tensors: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
     matrices
 }
 
-/// Tells a network's kernels which weights of its convolutions are kept; layers that keep all of theirs are left out.
-pub fn sparsity<'a>(network: &Network, masks: impl IntoIterator<Item = (&'a LayerSpec, &'a Mask)>) -> Sparsity {
+/// Returns the id of every parameter, by name.
+pub fn ids(network: &Network) -> BTreeMap<String, ParamId> {
     let mut ids = BTreeMap::new();
     visit(network, |info, _| {
         ids.insert(info.name.clone(), info.id);
     });
+    ids
+}
+
+/// Tells a network's kernels which weights of its convolutions are kept, where `before` did until now; layers that keep all
+/// of theirs are left out.
+pub fn sparsity<'a>(
+    network: &Network,
+    masks: impl IntoIterator<Item = (&'a LayerSpec, &'a Mask)>,
+    before: &Sparsity,
+) -> Sparsity {
+    let ids = ids(network);
     let mut sparsity = Sparsity::default();
     for (layer, mask) in masks {
         // Convolutions are stored as the rows of units that masks are made of.
         if let (Kind::Conv, [out, inp, height, width], true) = (layer.kind, &layer.shape[..], mask.kept() < mask.len())
         {
-            sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect());
+            sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect(), before);
         }
     }
     sparsity

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use bonsai_kernels::{Choices, Kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::hardware::Hardware;
@@ -93,6 +94,55 @@ pub struct EventLayer {
     pub pruned: u64,
     /// Weights that the event grew.
     pub grown: u64,
+}
+
+/// Another line of `events.jsonl`: which kernels the steps after an event have found to be faster, and by how much.
+///
+/// Dense and sparse kernels return the same numbers, so these measurements are the only part of a run that does not come
+/// out the same when it is repeated.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct KernelsRow {
+    /// Optimizer step after which all choices were made.
+    pub iteration: u64,
+    /// Every layer that has a choice, in the order of the network.
+    pub kernels: Vec<KernelsLayer>,
+}
+
+/// The kernels of one layer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct KernelsLayer {
+    /// Path of the layer's weight.
+    pub name: String,
+    /// The forward pass, with the normalisations beside it.
+    pub forward: KernelsChoice,
+    /// The weight gradient, within the layer's whole backward pass.
+    pub weight_gradient: KernelsChoice,
+    /// The data gradient, within the layer's whole backward pass.
+    pub data_gradient: KernelsChoice,
+}
+
+/// The faster kernels of one direction, and the reason.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct KernelsChoice {
+    /// `"dense"` or `"sparse"`.
+    pub faster: String,
+    /// The shortest time measured with dense kernels, in milliseconds.
+    pub dense_ms: f64,
+    /// The same with sparse kernels.
+    pub sparse_ms: f64,
+}
+
+impl KernelsLayer {
+    /// Describes the choices of the layer `name`.
+    pub fn new(name: String, choices: Choices) -> Self {
+        let Choices { forward, weight, data } = choices;
+        let [forward, weight_gradient, data_gradient] = [forward, weight, data].map(|choice| KernelsChoice {
+            faster: if choice.kernels == Kernels::Dense { "dense" } else { "sparse" }.to_string(),
+            dense_ms: choice.dense.as_secs_f64() * 1e3,
+            sparse_ms: choice.sparse.as_secs_f64() * 1e3,
+        });
+        Self { name, forward, weight_gradient, data_gradient }
+    }
 }
 
 /// The content of `summary.toml`: what came out of a run, and on what.

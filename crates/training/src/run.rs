@@ -20,7 +20,7 @@ use crate::hardware;
 use crate::meter::Meter;
 use crate::parameters::Gradients;
 use crate::position::{Best, Position};
-use crate::records::{EpochRow, EventLayer, EventRow, LayerRow, read_metrics};
+use crate::records::{EpochRow, EventLayer, EventRow, KernelsLayer, KernelsRow, LayerRow, read_metrics};
 use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
 use crate::state::State;
@@ -54,6 +54,8 @@ pub struct Run<'a> {
     /// Images and seconds of the last few reads, for a rate that neither jumps nor lags.
     recent: (f64, f64),
     last_read: Instant,
+    /// Whether the kernels that are faster with the present masks have been written down.
+    kernels_recorded: bool,
 }
 
 impl<'a> Run<'a> {
@@ -133,6 +135,7 @@ impl<'a> Run<'a> {
             last_pruning,
             last_checkpoint: now,
             iteration_began: now,
+            kernels_recorded: false,
             recent: (0.0, 0.0),
             last_read: now,
         };
@@ -217,7 +220,7 @@ impl<'a> Run<'a> {
     }
 
     /// Moves on to the next iteration.
-    pub fn advance(&mut self, images: usize) {
+    pub fn advance(&mut self, images: usize) -> Result<()> {
         let seconds = self.iteration_began.elapsed().as_secs_f64();
         self.iteration_began = Instant::now();
         self.at.iteration += 1;
@@ -225,6 +228,18 @@ impl<'a> Run<'a> {
         self.at.epoch_seconds += seconds;
         self.at.trained.0 += images as u64;
         self.at.trained.1 += seconds;
+        self.record_kernels()
+    }
+
+    /// Records which kernels are faster with the masks of now, once the steps have shown it.
+    fn record_kernels(&mut self) -> Result<()> {
+        if self.kernels_recorded {
+            return Ok(());
+        }
+        let Some(choices) = self.parts.trainee.choices() else { return Ok(()) };
+        self.kernels_recorded = true;
+        let kernels = choices.into_iter().map(|(name, choices)| KernelsLayer::new(name, choices)).collect();
+        self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels })
     }
 
     /// Records a mask event of the iteration under way.
@@ -257,6 +272,7 @@ impl<'a> Run<'a> {
             figures: engine.observe().into_iter().collect(),
         };
         self.folder.append_event(&row)?;
+        self.kernels_recorded = false;
         self.dashboard.event(&row);
         Ok(())
     }

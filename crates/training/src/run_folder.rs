@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::Mistake;
-use crate::records::{EpochRow, EventRow, LayerRow, Summary, csv_header, csv_rows};
+use crate::records::{EpochRow, EventRow, KernelsRow, LayerRow, Summary, csv_header, csv_rows};
 
 /// The ending of a file that is still being written.
 pub(crate) const PART: &str = ".part";
@@ -129,6 +129,15 @@ impl RunFolder {
 
     /// Adds a mask event to `events.jsonl`.
     pub fn append_event(&self, row: &EventRow) -> Result<()> {
+        self.append_json(row)
+    }
+
+    /// Adds the choice of kernels to `events.jsonl`.
+    pub fn append_kernels(&self, row: &KernelsRow) -> Result<()> {
+        self.append_json(row)
+    }
+
+    fn append_json(&self, row: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(row).context("a mask event cannot be written as JSON")?;
         line.push(b'\n');
         self.append(Growing::Events, &line)

@@ -72,7 +72,7 @@ fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
                 let change = run.trainee().event(&clock, &event, dense.as_ref());
                 run.record_event(&event, &change)?;
             }
-            run.advance(batch.labels.len());
+            run.advance(batch.labels.len())?;
 
             if setup.stop.load(Ordering::Relaxed) {
                 run.checkpoint()?;

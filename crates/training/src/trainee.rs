@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
+use bonsai_kernels::Choices;
 use bonsai_kernels::profile::{Part, section, timed};
 use bonsai_models::{Network, Sparsity};
 use bonsai_pruning::EngineState;
@@ -185,7 +186,17 @@ impl Trainee {
             .filter(|(_, mask)| mask.kept() < mask.len())
             .map(|(layer, mask)| (layer.name.clone(), mask_tensor(layer, mask, &device)))
             .collect();
-        self.sparsity = parameters::sparsity(&self.network, self.engine.layers().iter().zip(self.engine.masks()));
+        let masks = self.engine.layers().iter().zip(self.engine.masks());
+        self.sparsity = parameters::sparsity(&self.network, masks, &self.sparsity);
+    }
+
+    /// Returns the layers that run sparse kernels in some direction, or would, with the choices that the steps since the
+    /// masks changed have made; `None` until all are made.
+    pub fn choices(&self) -> Option<Vec<(String, Choices)>> {
+        let choices = self.sparsity.choices()?;
+        let ids = parameters::ids(&self.network);
+        let layers = self.engine.layers().iter();
+        Some(layers.filter_map(|layer| Some((layer.name.clone(), *choices.get(&ids[&layer.name])?))).collect())
     }
 
     /// Prunable weights that are not zero; a kept weight that was just grown still is.

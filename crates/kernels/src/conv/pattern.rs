@@ -4,18 +4,20 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::Conv;
+use super::choice::{Choices, Kernels, Races, Sides};
 use crate::maps::{LANES, Maps};
 
 /// The kept weights of a convolution, `[out, in, kernel, kernel]`.
 ///
 /// It is built once after a mask has changed; values and offsets are filled in at each step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Pattern {
     shape: [usize; 4],
     /// The indices of kept weights, ascending: filter after filter.
     kept: Vec<u32>,
     /// The same, input channel after input channel.
     by_input: Vec<u32>,
+    races: Races,
 }
 
 /// Lists of taps, one list for each channel that is written.
@@ -75,7 +77,15 @@ impl Pattern {
             let [out, inp, row, column] = position(shape, *index);
             (inp, out, Reverse(row), Reverse(column))
         });
-        Pattern { shape, kept, by_input }
+        Pattern { shape, kept, by_input, races: Races::default() }
+    }
+
+    /// Returns the same pattern, which keeps the choices that were made for `before` if it is similar.
+    pub fn after(mut self, before: &Pattern) -> Pattern {
+        if self.shape == before.shape {
+            self.races = before.races.inherited(before.kept(), self.kept());
+        }
+        self
     }
 
     /// Returns `[out, in, kernel, kernel]`.
@@ -88,15 +98,34 @@ impl Pattern {
         self.kept.len()
     }
 
-    /// Tells whether the sparse kernels are faster than the dense ones, in all directions and at usual sizes.
-    ///
-    /// The answer follows from shape and kept share alone, and is not measured on the spot: both kinds of kernels round
-    /// differently, and a run that is resumed must take the same ones as before to get the same weights.
-    pub fn pays(&self) -> bool {
-        let [_, inputs, ..] = self.shape;
-        // Measured by the example `sparse`: with many channels the lists no longer fit into the cache.
-        let percent = if inputs > 128 { 25 } else { 45 };
-        self.kept.len() * 100 <= self.shape.iter().product::<usize>() * percent
+    /// Returns which kernels are faster in each direction, once training steps have shown it.
+    pub fn choices(&self) -> Option<Choices> {
+        self.races.choices()
+    }
+
+    /// Tells whether training steps have run with it.
+    pub fn is_in_use(&self) -> bool {
+        self.races.has_begun()
+    }
+
+    /// Runs a forward pass with the faster kernels: `Some` is the sparse ones. It is timed if it is part of a training step.
+    pub(crate) fn forward<T>(&self, images: usize, training: bool, work: impl FnOnce(Option<&Pattern>) -> T) -> T {
+        let pattern = |kernels| (kernels == Kernels::Sparse).then_some(self);
+        match training {
+            true => self.races.forward(images, self.likely(), |kernels| work(pattern(kernels))),
+            false => work(pattern(self.races.untimed(self.likely()))),
+        }
+    }
+
+    /// Runs a backward pass with the faster kernels of each side; where `all` weights want a gradient, that is dense.
+    pub(crate) fn backward<T>(&self, images: usize, all: bool, work: impl FnOnce(Sides) -> T) -> T {
+        self.races.backward(images, all, self.likely(), work)
+    }
+
+    /// Returns the kernels that are faster at usual sizes, for what comes before any measurement.
+    fn likely(&self) -> Kernels {
+        let few = self.kept.len() * 100 <= self.shape.iter().product::<usize>() * 40;
+        if few { Kernels::Sparse } else { Kernels::Dense }
     }
 
     /// Makes sure that this is a pattern for `conv`.

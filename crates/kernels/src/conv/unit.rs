@@ -32,7 +32,7 @@ pub struct Unit<'a> {
     pub conv: &'a Conv,
     /// The weights, `[out, in, kernel, kernel]`.
     pub weight: &'a [f32],
-    /// Those that are kept, if the sparse kernels are to run.
+    /// Those that are kept, if the sparse kernels are to run forward and for the gradient of the input.
     pub pattern: Option<&'a Pattern>,
 }
 
@@ -85,8 +85,8 @@ pub struct Wanted<'a> {
     pub onto: Option<&'a mut [f32]>,
     /// That of the weights.
     pub weight: bool,
-    /// That of the weights which the pattern leaves out, too.
-    pub all: bool,
+    /// The only weights whose gradients are wanted, if the sparse kernels are to run; of others it may be zero.
+    pub kept: Option<&'a Pattern>,
 }
 
 impl Unit<'_> {
@@ -149,7 +149,7 @@ impl Unit<'_> {
         let plan = plan.map(|plan| plan.timed(conv, Direction::Data));
         let start = if wanted.onto.is_some() { Start::Output } else { Start::Zero };
         let mut of_input = (wanted.input && wanted.onto.is_none()).then(|| Buffer::any(from.len()));
-        let entries = self.pattern.filter(|_| wanted.weight && !wanted.all);
+        let entries = wanted.kept.filter(|_| wanted.weight);
         let entries = entries.map(|pattern| kept_gradient::entries(conv, pattern));
         let Groups { blocks, groups } = Groups::of(conv);
         let size = weight_gradient::size(conv);

@@ -31,9 +31,10 @@ pub fn conv2d(x: Activation, weight: Tensor<4>, bias: Option<Tensor<1>>, stride:
 
 /// Convolves as [`conv2d`] does, with the weights that `pattern` keeps; all others must be zero.
 ///
-/// On backends without our kernels, and where so much is kept that it is faster, it is the dense convolution. The
-/// gradient of weights that are not kept is zero or not, as `gradients` says, except that it may be there nevertheless
-/// where the dense convolution ran.
+/// On backends without our kernels it is the dense convolution. On our kernels the first training steps with a pattern
+/// find out in which directions that is faster ([`Pattern::choices`]); the result is the same to the last bit. The gradient
+/// of weights that are not kept is zero or not, as `gradients` says, except that it may be there nevertheless where the
+/// dense kernels ran.
 pub fn sparse_conv2d(
     x: Activation,
     weight: Tensor<4>,
@@ -61,7 +62,6 @@ fn convolve(
         Conv { input, outputs, kernel: [height, width], stride, padding }
     };
     let device = if x.device().is_autodiff() { x.device() } else { weight.device() };
-    let sparse = sparse.filter(|(pattern, _)| pattern.pays());
     let (chain, conv) = match x.into_pending() {
         Ok(chain) if chain.takes_convolution() && conv(chain.maps()).fits() => {
             let conv = conv(chain.maps());
@@ -101,21 +101,35 @@ fn convolve(
 /// Convolves where maps need a wider margin than they have.
 fn wide(conv: Conv, x: Blocks, weight: Tensor<4>, sparse: Option<(Arc<Pattern>, Gradients)>) -> Tensor<4> {
     let [outputs, inputs, height, width] = weight.dims();
+    let trains = x.tensor.device().is_autodiff() || weight.device().is_autodiff();
     run([x.tensor.into(), weight.into()], |[x, weight]| {
         let y = match &sparse {
             None => conv.forward(&x, &weight),
-            Some((pattern, _)) => conv.forward_kept(&x, &weight, pattern),
+            Some((pattern, _)) => pattern.forward(conv.input.images, trains, |kept| match kept {
+                None => conv.forward(&x, &weight),
+                Some(pattern) => conv.forward_kept(&x, &weight, pattern),
+            }),
         };
         let backward = move |gradient, [of_x, of_weight]: [bool; 2]| {
             let gradient = Floats::new(&gradient);
-            let of_weight = of_weight.then(|| match &sparse {
-                Some((pattern, Gradients::Kept)) => conv.weight_gradient_kept(&x, &gradient, pattern),
-                Some((_, Gradients::All)) | None => conv.weight_gradient(&x, &gradient),
-            });
-            let of_x = of_x.then(|| match &sparse {
-                None => conv.data_gradient(&gradient, &weight),
-                Some((pattern, _)) => conv.data_gradient_kept(&gradient, &weight, pattern),
-            });
+            let both = |of_data: Option<&Pattern>, of_weights: Option<&Pattern>| {
+                let of_weight = of_weight.then(|| match of_weights {
+                    Some(pattern) => conv.weight_gradient_kept(&x, &gradient, pattern),
+                    None => conv.weight_gradient(&x, &gradient),
+                });
+                let of_x = of_x.then(|| match of_data {
+                    Some(pattern) => conv.data_gradient_kept(&gradient, &weight, pattern),
+                    None => conv.data_gradient(&gradient, &weight),
+                });
+                (of_x, of_weight)
+            };
+            let (of_x, of_weight) = match &sparse {
+                None => both(None, None),
+                Some((pattern, gradients)) => {
+                    let all = *gradients == Gradients::All;
+                    pattern.backward(conv.input.images, all, |sides| both(sides.data(pattern), sides.weight(pattern)))
+                }
+            };
             [
                 of_x.map(|floats| in_blocks(conv.input, floats)),
                 of_weight.map(|floats| tensor(floats, [outputs, inputs, height, width])),

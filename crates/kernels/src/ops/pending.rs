@@ -220,11 +220,6 @@ impl Chain {
                 all[place + 1] = Some(vector(norm.statistics.gamma_gradient(sums, norm.epsilon)));
                 all[place + 2] = Some(vector(sums.gradient.clone()));
             }
-            let unit = Unit {
-                conv,
-                weight: &self.floats[place],
-                pattern: link.sparse.as_ref().map(|sparse| &*sparse.pattern),
-            };
             let norm = link.norm.as_ref().map(|norm| unit::Backward {
                 z: &link.z,
                 affine: &norm.affine,
@@ -238,13 +233,22 @@ impl Chain {
                 }
                 Around::Source | Around::Nothing => writable(of_residual, shape(maps)),
             });
-            let wanted = Wanted {
-                input: wanted[..place].contains(&true),
-                onto: onto.as_mut().map(|onto| onto.storage_mut()),
-                weight: wanted[place],
-                all: link.sparse.as_ref().is_none_or(|sparse| sparse.all),
+            let mut of = |of_input: Option<&Pattern>, of_weight: Option<&Pattern>| {
+                let unit = Unit { conv, weight: &self.floats[place], pattern: of_input };
+                let wanted = Wanted {
+                    input: wanted[..place].contains(&true),
+                    onto: onto.as_mut().map(|onto| onto.storage_mut()),
+                    weight: wanted[place],
+                    kept: of_weight,
+                };
+                unit.backward(input(&self.links, &self.floats[0], number), &gradient, norm, wanted)
             };
-            let of = unit.backward(input(&self.links, &self.floats[0], number), &gradient, norm, wanted);
+            let of = match &link.sparse {
+                None => of(None, None),
+                Some(Sparse { pattern, all }) => {
+                    pattern.backward(conv.input.images, *all, |sides| of(sides.data(pattern), sides.weight(pattern)))
+                }
+            };
             let (outputs, inputs, [height, width]) = (conv.outputs, conv.input.channels, conv.kernel);
             all[place] = of.weight.map(|weight| tensor(weight, [outputs, inputs, height, width]));
             sums = of.sums;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bonsai_kernels::{Activation, Gradients, Pattern, conv2d, sparse_conv2d};
+use bonsai_kernels::{Activation, Choices, Gradients, Pattern, conv2d, sparse_conv2d};
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 
@@ -17,13 +17,26 @@ pub struct Sparsity {
 }
 
 impl Sparsity {
-    /// Says which weights of a convolution `[out, in, kernel, kernel]` are kept.
+    /// Says which weights of a convolution `[out, in, kernel, kernel]` are kept, where `before` said so until now.
     ///
     /// # Panics
     ///
     /// Panics if the shape has another number of weights.
-    pub fn insert(&mut self, weight: ParamId, shape: [usize; 4], kept: Vec<bool>) {
-        self.patterns.insert(weight, Arc::new(Pattern::new(shape, kept)));
+    pub fn insert(&mut self, weight: ParamId, shape: [usize; 4], kept: Vec<bool>, before: &Sparsity) {
+        let pattern = Pattern::new(shape, kept);
+        let pattern = match before.patterns.get(&weight) {
+            Some(before) => pattern.after(before),
+            None => pattern,
+        };
+        self.patterns.insert(weight, Arc::new(pattern));
+    }
+
+    /// Returns for each convolution which kernels are faster, dense or sparse ones, once training steps have shown it for
+    /// all that they use.
+    pub fn choices(&self) -> Option<HashMap<ParamId, Choices>> {
+        let used = self.patterns.iter().filter(|(_, pattern)| pattern.is_in_use());
+        let choices: Option<HashMap<_, _>> = used.map(|(id, pattern)| Some((*id, pattern.choices()?))).collect();
+        choices.filter(|choices| !choices.is_empty())
     }
 
     /// Asks for the gradients of removed weights too, as a method needs that grows by gradient.
