@@ -34,18 +34,25 @@
 // An activation is a handle that moves once a layer: its size costs nothing, and a box would only add an allocation.
 #![allow(clippy::result_large_err, clippy::large_enum_variant)]
 
+pub mod attention;
 pub mod batch_norm;
 pub mod buffer;
 pub mod conv;
+pub mod elementwise;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
 pub mod maps;
 mod ops;
+pub mod panels;
 pub mod peak;
 pub mod pooling;
 pub mod profile;
 pub mod simd;
 
 pub use conv::{Choice, Choices, Kernels, Pattern};
+pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Gradients, Normalised, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
-    pad_shortcut, sparse_conv2d,
+    Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
+    pad_shortcut, sparse_conv2d, sparse_linear,
 };

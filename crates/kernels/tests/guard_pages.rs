@@ -4,10 +4,14 @@
 
 use std::ops::Deref;
 
+use bonsai_kernels::LinearPattern;
+use bonsai_kernels::attention::Attention;
 use bonsai_kernels::batch_norm::{Affine, Gate, Statistics};
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
+use bonsai_kernels::linear::{Linear, Start};
 use bonsai_kernels::maps::Maps;
+use bonsai_kernels::panels::Panels;
 use bonsai_kernels::pooling;
 use bonsai_kernels::simd::Level;
 
@@ -150,6 +154,48 @@ fn the_other_kernels_stay_within_their_inputs() {
                 }
                 maps.to_nchw(&x);
             });
+        }
+    }
+}
+
+#[test]
+fn linear_layers_stay_within_their_inputs() {
+    for (panels, inputs, outputs) in
+        [(Panels::of_rows(1), 1, 1), (Panels::of_rows(500), 49, 35), (Panels::of_tokens(17, 7), 100, 6)]
+    {
+        let layer = Linear { inputs, outputs, panels };
+        let mask: Vec<bool> = (0..inputs * outputs).map(|i| i % 3 == 0).collect();
+        let pattern = LinearPattern::new([outputs, inputs], &mask);
+        for at_end in [false, true] {
+            let x = Guarded::new(&vec![1.0; panels.len(inputs)], at_end);
+            let gradient = Guarded::new(&vec![1.0; panels.len(outputs)], at_end);
+            let weight = Guarded::new(&vec![1.0; inputs * outputs], at_end);
+            let bias = Guarded::new(&vec![1.0; outputs], at_end);
+            for (level, pattern) in Level::available().into_iter().flat_map(|l| [(l, None), (l, Some(&pattern))]) {
+                level.during(|| {
+                    layer.forward(&x, &weight, pattern, Start { bias: Some(&bias), onto: Some(&gradient) });
+                    layer.data_gradient(&gradient, &weight, pattern);
+                    layer.weight_gradient(&x, &gradient, pattern);
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_stays_within_its_inputs() {
+    for (images, tokens, heads, features) in [(1, 1, 1, 1), (17, 7, 2, 5), (3, 11, 3, 4)] {
+        let panels = Panels::of_tokens(images, tokens);
+        let shape = Attention { panels, heads, features, scale: 0.5 };
+        for at_end in [false, true] {
+            let qkv = Guarded::new(&vec![1.0; panels.len(3 * heads * features)], at_end);
+            let gradient = Guarded::new(&vec![1.0; panels.len(heads * features)], at_end);
+            for level in Level::available() {
+                level.during(|| {
+                    let statistics = Guarded::new(&shape.forward(&qkv).statistics, at_end);
+                    shape.backward(&qkv, &statistics, &gradient);
+                });
+            }
         }
     }
 }

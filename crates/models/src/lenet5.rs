@@ -46,8 +46,8 @@ impl LeNet5 {
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         let x = max_pool(self.conv1.forward(Activation::new(images), sparsity));
         let x = max_pool(self.conv2.forward(x, sparsity));
-        let x = relu(self.fc1.forward(x.into_nchw().flatten::<2>(1, 3)));
-        self.fc2.forward(x)
+        let x = relu(self.fc1.forward(x.into_nchw().flatten::<2>(1, 3), sparsity));
+        self.fc2.forward(x, sparsity)
     }
 }
 

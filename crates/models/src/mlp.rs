@@ -13,7 +13,7 @@ use burn::tensor::activation::relu;
 
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
-use crate::layers::{Linear, LinearConfig};
+use crate::layers::{Linear, LinearConfig, Sparsity};
 use crate::ledger::Ledger;
 
 /// A perceptron with two hidden layers.
@@ -35,10 +35,10 @@ impl Mlp {
     }
 
     /// Returns the logits of `images`.
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = relu(self.fc1.forward(images.flatten::<2>(1, 3)));
-        let x = relu(self.fc2.forward(x));
-        self.fc3.forward(x)
+    pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        let x = relu(self.fc1.forward(images.flatten::<2>(1, 3), sparsity));
+        let x = relu(self.fc2.forward(x, sparsity));
+        self.fc3.forward(x, sparsity)
     }
 }
 

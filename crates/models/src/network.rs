@@ -68,7 +68,7 @@ impl Network {
             Network::Vgg(network) => network.forward(images, sparsity),
             Network::Vit(network) => network.forward(images, sparsity),
             Network::LeNet5(network) => network.forward(images, sparsity),
-            Network::Mlp(network) => network.forward(images),
+            Network::Mlp(network) => network.forward(images, sparsity),
         }
     }
 }

@@ -80,7 +80,7 @@ impl ResNet {
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
             x = block.forward(x, sparsity);
         }
-        self.fc.forward(global_average(x))
+        self.fc.forward(global_average(x), sparsity)
     }
 }
 

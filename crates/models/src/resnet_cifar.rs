@@ -49,7 +49,7 @@ impl ResNetCifar {
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         let x = self.bn.forward(self.conv.forward(Activation::new(images), sparsity), Then::Relu);
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
-        self.fc.forward(global_average(x))
+        self.fc.forward(global_average(x), sparsity)
     }
 }
 

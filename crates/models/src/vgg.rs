@@ -58,7 +58,7 @@ impl Vgg {
     /// Returns the logits of `images`.
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         let x = self.feature.iter().fold(Activation::new(images), |x, step| step.forward(x, sparsity));
-        self.classifier.forward(global_average(x))
+        self.classifier.forward(global_average(x), sparsity)
     }
 }
 

@@ -11,19 +11,18 @@
 //! width 192, 9 blocks, 12 heads, hidden width 384. The scale of attention stays that of the full head when heads are
 //! made narrower.
 
-use bonsai_kernels::profile::{Part, timed};
 use bonsai_pruning::Graph;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
-use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{Device, Tensor};
 
 use crate::architecture::Architecture;
 use crate::init::{Fans, Init, Scheme};
-use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity};
+use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Tokens};
 use crate::ledger::Ledger;
 
 const SCHEME: Scheme = Scheme::TruncatedNormal(0.02);
+const EPSILON: f64 = 1e-6;
 
 /// What tells one vision transformer from another.
 pub(crate) struct Size {
@@ -69,14 +68,11 @@ impl Vit {
 
     /// Returns the logits of `images`.
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
-        let patches = self.patch_embed.proj.forward(Activation::new(images), sparsity).into_nchw();
-        let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2);
-        let class = self.cls_token.val().repeat_dim(0, patches.dims()[0]);
-        let x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val();
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+        let patches = self.patch_embed.proj.forward(Activation::new(images), sparsity);
+        let x = Tokens::embed(patches, self.cls_token.val(), self.pos_embed.val());
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
         // Layer normalisation treats each token alone, so that of the class token is enough.
-        let class = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
-        self.head.forward(self.norm.forward(class))
+        self.head.forward(self.norm.forward(x.first()), sparsity)
     }
 }
 
@@ -135,7 +131,12 @@ impl Size {
 }
 
 fn layer_norm(size: &Size, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(size.width).with_epsilon(1e-6).init(device)
+    LayerNormConfig::new(size.width).with_epsilon(EPSILON).init(device)
+}
+
+fn normalise(norm: &LayerNorm, x: Tokens) -> Tokens {
+    let beta = norm.beta.as_ref().expect("layer normalisation with a shift");
+    x.layer_norm(norm.gamma.val(), beta.val(), EPSILON)
 }
 
 /// The embedding of patches.
@@ -172,10 +173,9 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let norm = |norm: &LayerNorm, x| timed(Part::LayerNorm, x, |x| norm.forward(x));
-        let x = x.clone() + self.attn.forward(norm(&self.norm1, x));
-        x.clone() + self.mlp.forward(norm(&self.norm2, x))
+    fn forward(&self, x: Tokens, sparsity: &Sparsity) -> Tokens {
+        let x = self.attn.forward(normalise(&self.norm1, x.clone()), x, sparsity);
+        self.mlp.forward(normalise(&self.norm2, x.clone()), x, sparsity)
     }
 }
 
@@ -189,20 +189,10 @@ pub struct Attention {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.proj.forward(timed(Part::Attention, self.qkv.forward(x), |qkv| self.attend(qkv)))
-    }
-
-    /// Lets every token attend to every token; `qkv` holds queries, keys and values of all heads side by side.
-    fn attend(&self, qkv: Tensor<3>) -> Tensor<3> {
-        let [images, tokens, triple] = qkv.dims();
-        let width = triple / 3;
-        let [q, k, v] = [0, 1, 2].map(|i| {
-            let part = qkv.clone().narrow(2, i * width, width);
-            part.reshape([images, tokens, self.heads, width / self.heads]).swap_dims(1, 2)
-        });
-        let weights = softmax(q.matmul(k.swap_dims(2, 3)).mul_scalar(self.scale), 3);
-        weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, width])
+    /// Attends, and adds `onto`.
+    fn forward(&self, x: Tokens, onto: Tokens, sparsity: &Sparsity) -> Tokens {
+        let qkv = self.qkv.forward_tokens(x, None, sparsity);
+        self.proj.forward_tokens(qkv.attention(self.heads, self.scale), Some(onto), sparsity)
     }
 }
 
@@ -214,7 +204,9 @@ pub struct Perceptron {
 }
 
 impl Perceptron {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(timed(Part::Gelu, self.fc1.forward(x), gelu))
+    /// Applies both layers, and adds `onto`.
+    fn forward(&self, x: Tokens, onto: Tokens, sparsity: &Sparsity) -> Tokens {
+        let hidden = self.fc1.forward_tokens(x, None, sparsity).gelu();
+        self.fc2.forward_tokens(hidden, Some(onto), sparsity)
     }
 }

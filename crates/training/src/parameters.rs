@@ -92,7 +92,7 @@ pub fn ids(network: &Network) -> BTreeMap<String, ParamId> {
     ids
 }
 
-/// Tells a network's kernels which weights of its convolutions are kept, where `before` did until now; layers that keep all
+/// Tells a network's kernels which weights of its layers are kept, where `before` did until now; layers that keep all
 /// of theirs are left out.
 pub fn sparsity<'a>(
     network: &Network,
@@ -102,10 +102,17 @@ pub fn sparsity<'a>(
     let ids = ids(network);
     let mut sparsity = Sparsity::default();
     for (layer, mask) in masks {
-        // Convolutions are stored as the rows of units that masks are made of.
-        if let (Kind::Conv, [out, inp, height, width], true) = (layer.kind, &layer.shape[..], mask.kept() < mask.len())
-        {
-            sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect(), before);
+        if mask.kept() == mask.len() {
+            continue;
+        }
+        match (layer.kind, &layer.shape[..]) {
+            (Kind::Conv, [out, inp, height, width]) => {
+                sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect(), before);
+            }
+            (Kind::Linear, [out, inp]) => {
+                sparsity.insert_linear(ids[&layer.name], [*out, *inp], &mask.iter().collect::<Vec<_>>());
+            }
+            (kind, shape) => unreachable!("a layer of kind {kind:?} has the shape {shape:?}"),
         }
     }
     sparsity

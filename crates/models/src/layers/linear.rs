@@ -1,10 +1,9 @@
 //! Fully connected layer.
 
-use bonsai_kernels::profile::{Part, timed};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
 
+use super::{Sparsity, Tokens};
 use crate::init::{Fans, Init, Scheme};
 
 /// The shape of a [`Linear`].
@@ -44,8 +43,13 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Maps the vectors of `x`.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        timed(Part::Linear, x, |x| linear(x, self.weight.val(), self.bias.as_ref().map(Param::val)))
+    /// Maps the vectors of `x`, leaving out the weights that are not kept.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, sparsity: &Sparsity) -> Tensor<D> {
+        sparsity.linear(x, &self.weight, self.bias.as_ref().map(Param::val))
+    }
+
+    /// Maps tokens, leaving out the weights that are not kept, and adds `onto` where it is given.
+    pub fn forward_tokens(&self, x: Tokens, onto: Option<Tokens>, sparsity: &Sparsity) -> Tokens {
+        sparsity.linear_tokens(x, &self.weight, self.bias.as_ref().map(Param::val), onto)
     }
 }

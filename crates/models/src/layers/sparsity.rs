@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bonsai_kernels::{Activation, Choices, Gradients, Pattern, conv2d, sparse_conv2d};
+use bonsai_kernels::{
+    Activation, Choices, Gradients, LinearPattern, Pattern, Tokens, conv2d, sparse_conv2d, sparse_linear,
+};
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
+use burn::tensor::module::linear;
 
-/// The kept weights of every sparse convolution, by the weight's id. The default is a dense network.
+/// The kept weights of every sparse convolution and linear layer, by the weight's id. The default is a dense network.
 ///
 /// Weights that a pattern leaves out must be zero.
 #[derive(Clone, Debug, Default)]
 pub struct Sparsity {
     patterns: HashMap<ParamId, Arc<Pattern>>,
+    linear: HashMap<ParamId, Arc<LinearPattern>>,
     all_gradients: bool,
 }
 
@@ -39,6 +43,15 @@ impl Sparsity {
         choices.filter(|choices| !choices.is_empty())
     }
 
+    /// Says which weights of a linear layer are kept: a flag for each of `[out, in]`, as schedulers see them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the shape has another number of weights.
+    pub fn insert_linear(&mut self, weight: ParamId, shape: [usize; 2], kept: &[bool]) {
+        self.linear.insert(weight, Arc::new(LinearPattern::new(shape, kept)));
+    }
+
     /// Asks for the gradients of removed weights too, as a method needs that grows by gradient.
     pub fn with_all_gradients(&self) -> Self {
         Self { all_gradients: true, ..self.clone() }
@@ -54,10 +67,36 @@ impl Sparsity {
     ) -> Activation {
         match self.patterns.get(&weight.id) {
             None => conv2d(x, weight.val(), bias, stride, padding),
-            Some(pattern) => {
-                let gradients = if self.all_gradients { Gradients::All } else { Gradients::Kept };
-                sparse_conv2d(x, weight.val(), bias, stride, padding, pattern, gradients)
-            }
+            Some(pattern) => sparse_conv2d(x, weight.val(), bias, stride, padding, pattern, self.gradients()),
         }
+    }
+
+    pub(super) fn linear<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        weight: &Param<Tensor<2>>,
+        bias: Option<Tensor<1>>,
+    ) -> Tensor<D> {
+        match self.linear.get(&weight.id) {
+            None => linear(x, weight.val(), bias),
+            Some(pattern) => sparse_linear(x, weight.val(), bias, pattern, self.gradients()),
+        }
+    }
+
+    pub(super) fn linear_tokens(
+        &self,
+        x: Tokens,
+        weight: &Param<Tensor<2>>,
+        bias: Option<Tensor<1>>,
+        onto: Option<Tokens>,
+    ) -> Tokens {
+        match self.linear.get(&weight.id) {
+            None => x.linear(weight.val(), bias, onto),
+            Some(pattern) => x.sparse_linear(weight.val(), bias, onto, pattern, self.gradients()),
+        }
+    }
+
+    fn gradients(&self) -> Gradients {
+        if self.all_gradients { Gradients::All } else { Gradients::Kept }
     }
 }
