@@ -127,19 +127,15 @@ impl Kernel for Forward<'_> {
             let scores = &mut scores[..count * plane];
             let queries = Rows::new(&q[first * LANES..], plane, LANES);
             multiply::<L>(
-                [count, tokens, features],
-                queries,
+                [tokens, count, features],
                 Rows::new(k, plane, LANES),
+                queries,
                 scores,
-                [plane, LANES],
+                [LANES, plane],
                 false,
             );
-            for (i, scores) in scores.chunks_exact_mut(plane).enumerate() {
-                let (largest, sum) = softmax(scores, scale);
-                let at = (first + i) * 2 * LANES;
-                self.statistics[at..at + LANES].copy_from_slice(&largest);
-                self.statistics[at + LANES..at + 2 * LANES].copy_from_slice(&sum);
-            }
+            let statistics = &mut self.statistics[first * 2 * LANES..];
+            softmax::<L>(scores, plane, scale, statistics);
             // Output of query i and feature d: the sum over keys j of weight (i, j) times value (d, j).
             let weights = Rows::new(scores, LANES, plane);
             let output = &mut self.output[first * LANES..];
@@ -155,29 +151,55 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// Turns the scores of a query into weights; returns the largest score and the reciprocal of the sum.
+/// Turns the scores of queries into weights; writes for each the largest score and the reciprocal of the sum.
 #[inline(always)]
-fn softmax(scores: &mut [f32], scale: f32) -> ([f32; LANES], [f32; LANES]) {
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for score in scores.chunks_exact(LANES) {
-        for lane in 0..LANES {
-            largest[lane] = if score[lane] > largest[lane] { score[lane] } else { largest[lane] };
+fn softmax<L: Lanes>(scores: &mut [f32], plane: usize, scale: f32, statistics: &mut [f32]) {
+    for (scores, statistics) in scores.chunks_exact_mut(plane).zip(statistics.chunks_exact_mut(2 * LANES)) {
+        for lane in (0..LANES).step_by(L::WIDTH) {
+            let mut largest = L::splat(f32::NEG_INFINITY);
+            for score in scores.chunks_exact(LANES) {
+                largest = largest.max(L::read(&score[lane..]));
+            }
+            largest.write(&mut statistics[lane..]);
+        }
+        subtract::<L>(scores, statistics);
+    }
+    exponentials(scores, scale);
+    for (scores, statistics) in scores.chunks_exact_mut(plane).zip(statistics.chunks_exact_mut(2 * LANES)) {
+        for lane in (0..LANES).step_by(L::WIDTH) {
+            let mut sum = L::splat(0.0);
+            for score in scores.chunks_exact(LANES) {
+                sum = sum.plus(L::read(&score[lane..]));
+            }
+            sum.write(&mut statistics[LANES + lane..]);
+        }
+        statistics[LANES..].iter_mut().for_each(|sum| *sum = 1.0 / *sum);
+        for lane in (0..LANES).step_by(L::WIDTH) {
+            let reciprocal = L::read(&statistics[LANES + lane..]);
+            for weight in scores.chunks_exact_mut(LANES) {
+                L::read(&weight[lane..]).times(reciprocal).write(&mut weight[lane..]);
+            }
         }
     }
-    let mut sum = [0.0; LANES];
-    for score in scores.chunks_exact_mut(LANES) {
-        for lane in 0..LANES {
-            score[lane] = exp(scale * (score[lane] - largest[lane]));
-            sum[lane] += score[lane];
+}
+
+/// Subtracts the first vector of `statistics` from each of `scores`.
+#[inline(always)]
+fn subtract<L: Lanes>(scores: &mut [f32], statistics: &[f32]) {
+    for lane in (0..LANES).step_by(L::WIDTH) {
+        let largest = L::read(&statistics[lane..]);
+        for score in scores.chunks_exact_mut(LANES) {
+            L::read(&score[lane..]).minus(largest).write(&mut score[lane..]);
         }
     }
-    let reciprocal = sum.map(|sum| 1.0 / sum);
-    for weight in scores.chunks_exact_mut(LANES) {
-        for lane in 0..LANES {
-            weight[lane] *= reciprocal[lane];
-        }
+}
+
+/// One long loop, which the compiler turns into vectors; it would not do so with one of sixteen steps.
+#[inline(always)]
+fn exponentials(scores: &mut [f32], scale: f32) {
+    for score in scores {
+        *score = exp(scale * *score);
     }
-    (largest, reciprocal)
 }
 
 /// A head of a panel.
@@ -208,21 +230,18 @@ impl Kernel for Backward<'_> {
             let [across, along] = [plane, LANES];
             let keys = Rows::new(k, across, along);
             multiply::<L>(
-                [count, tokens, features],
-                Rows::new(queries, across, along),
+                [tokens, count, features],
                 keys,
+                Rows::new(queries, across, along),
                 weights,
-                [plane, LANES],
+                [LANES, plane],
                 false,
             );
             let values = Rows::new(v, across, along);
             let rows = Rows::new(gradient, across, along);
-            multiply::<L>([count, tokens, features], rows, values, of_weights, [plane, LANES], false);
-            let rows = weights.chunks_exact_mut(plane).zip(of_weights.chunks_exact_mut(plane));
-            for (i, (weights, of_weights)) in rows.enumerate() {
-                let statistics = &self.statistics[(first + i) * 2 * LANES..][..2 * LANES];
-                softmax_backward(weights, of_weights, scale, statistics);
-            }
+            multiply::<L>([tokens, count, features], values, rows, of_weights, [LANES, plane], false);
+            let statistics = &self.statistics[first * 2 * LANES..];
+            softmax_backward::<L>(weights, of_weights, plane, scale, statistics);
             // Sums over keys, then sums over these queries that are added up.
             let of_scores = Rows::new(of_weights, LANES, plane);
             let to = &mut of_q[first * LANES..];
@@ -246,18 +265,32 @@ impl Kernel for Backward<'_> {
 
 /// Turns scores into weights, and the gradients of weights into those of the scores before they were scaled.
 #[inline(always)]
-fn softmax_backward(weights: &mut [f32], of_weights: &mut [f32], scale: f32, statistics: &[f32]) {
-    let (largest, reciprocal) = statistics.split_at(LANES);
-    let mut sum = [0.0f32; LANES];
-    for (weight, of_weight) in weights.chunks_exact_mut(LANES).zip(of_weights.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            weight[lane] = exp(scale * (weight[lane] - largest[lane])) * reciprocal[lane];
-            sum[lane] += weight[lane] * of_weight[lane];
-        }
+fn softmax_backward<L: Lanes>(
+    weights: &mut [f32],
+    of_weights: &mut [f32],
+    plane: usize,
+    scale: f32,
+    statistics: &[f32],
+) {
+    for (scores, statistics) in weights.chunks_exact_mut(plane).zip(statistics.chunks_exact(2 * LANES)) {
+        subtract::<L>(scores, statistics);
     }
-    for (weight, of_weight) in weights.chunks_exact(LANES).zip(of_weights.chunks_exact_mut(LANES)) {
-        for lane in 0..LANES {
-            of_weight[lane] = scale * weight[lane] * (of_weight[lane] - sum[lane]);
+    exponentials(weights, scale);
+    let rows = weights.chunks_exact_mut(plane).zip(of_weights.chunks_exact_mut(plane));
+    for ((weights, of_weights), statistics) in rows.zip(statistics.chunks_exact(2 * LANES)) {
+        for lane in (0..LANES).step_by(L::WIDTH) {
+            let reciprocal = L::read(&statistics[LANES + lane..]);
+            let mut sum = L::splat(0.0);
+            for (weight, of_weight) in weights.chunks_exact_mut(LANES).zip(of_weights.chunks_exact(LANES)) {
+                let share = L::read(&weight[lane..]).times(reciprocal);
+                share.write(&mut weight[lane..]);
+                sum = share.mul_add(L::read(&of_weight[lane..]), sum);
+            }
+            for (weight, of_weight) in weights.chunks_exact(LANES).zip(of_weights.chunks_exact_mut(LANES)) {
+                let distance = L::read(&of_weight[lane..]).minus(sum);
+                let share = L::read(&weight[lane..]).times(L::splat(scale));
+                share.times(distance).write(&mut of_weight[lane..]);
+            }
         }
     }
 }

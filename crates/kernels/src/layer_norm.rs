@@ -85,8 +85,6 @@ struct Forward<'a> {
     statistics: &'a mut [f32],
 }
 
-type Vectors = [[f32; LANES]; PIXELS];
-
 impl Kernel for Forward<'_> {
     type Output = ();
 
@@ -95,47 +93,40 @@ impl Kernel for Forward<'_> {
         let plane = self.statistics.len() / 2;
         let share = 1.0 / self.gamma.len() as f32;
         for (first, count) in even(plane / LANES, PIXELS) {
-            let range = first * LANES..(first + count) * LANES;
-            let mut mean: Vectors = [[0.0; LANES]; PIXELS];
-            for x in self.x.chunks_exact(plane) {
-                each(&mut mean, &x[range.clone()], |sum, x| *sum += x);
-            }
-            mean.iter_mut().flatten().for_each(|mean| *mean *= share);
-            let mut deviation: Vectors = [[0.0; LANES]; PIXELS];
-            for x in self.x.chunks_exact(plane) {
-                for ((sum, mean), x) in deviation.iter_mut().zip(&mean).zip(x[range.clone()].chunks_exact(LANES)) {
-                    for lane in 0..LANES {
-                        let distance = x[lane] - mean[lane];
-                        sum[lane] += distance * distance;
+            for lane in (0..LANES).step_by(L::WIDTH) {
+                let at = |pixel: usize| (first + pixel) * LANES + lane;
+                let mut mean = [L::splat(0.0); PIXELS];
+                for x in self.x.chunks_exact(plane) {
+                    for pixel in 0..count {
+                        mean[pixel] = mean[pixel].plus(L::read(&x[at(pixel)..]));
+                    }
+                }
+                mean.iter_mut().for_each(|mean| *mean = mean.times(L::splat(share)));
+                let mut squares = [L::splat(0.0); PIXELS];
+                for x in self.x.chunks_exact(plane) {
+                    for pixel in 0..count {
+                        let distance = L::read(&x[at(pixel)..]).minus(mean[pixel]);
+                        squares[pixel] = distance.mul_add(distance, squares[pixel]);
+                    }
+                }
+                for pixel in 0..count {
+                    let statistics = &mut self.statistics[(first + pixel) * 2 * LANES + lane..];
+                    mean[pixel].write(statistics);
+                    squares[pixel].write(&mut statistics[LANES..]);
+                    for square in &mut statistics[LANES..LANES + L::WIDTH] {
+                        *square = 1.0 / (*square * share + self.epsilon).sqrt();
+                    }
+                    squares[pixel] = L::read(&statistics[LANES..]);
+                }
+                let planes = self.x.chunks_exact(plane).zip(self.output.chunks_exact_mut(plane));
+                for ((x, y), (gamma, beta)) in planes.zip(self.gamma.iter().zip(self.beta)) {
+                    let (gamma, beta) = (L::splat(*gamma), L::splat(*beta));
+                    for pixel in 0..count {
+                        let normal = L::read(&x[at(pixel)..]).minus(mean[pixel]).times(squares[pixel]);
+                        normal.mul_add(gamma, beta).write(&mut y[at(pixel)..]);
                     }
                 }
             }
-            let epsilon = self.epsilon;
-            deviation.iter_mut().flatten().for_each(|sum| *sum = 1.0 / (*sum * share + epsilon).sqrt());
-            for pixel in 0..count {
-                let at = (first + pixel) * 2 * LANES;
-                self.statistics[at..at + LANES].copy_from_slice(&mean[pixel]);
-                self.statistics[at + LANES..at + 2 * LANES].copy_from_slice(&deviation[pixel]);
-            }
-            let planes = self.x.chunks_exact(plane).zip(self.output.chunks_exact_mut(plane));
-            for ((x, y), (gamma, beta)) in planes.zip(self.gamma.iter().zip(self.beta)) {
-                let vectors = x[range.clone()].chunks_exact(LANES).zip(y[range.clone()].chunks_exact_mut(LANES));
-                for ((x, y), (mean, deviation)) in vectors.zip(mean.iter().zip(&deviation)) {
-                    for lane in 0..LANES {
-                        y[lane] = (x[lane] - mean[lane]) * deviation[lane] * gamma + beta;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Calls `add` with each float of `sums` and the one of `floats`.
-#[inline(always)]
-fn each(sums: &mut Vectors, floats: &[f32], add: impl Fn(&mut f32, f32)) {
-    for (sums, floats) in sums.iter_mut().zip(floats.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            add(&mut sums[lane], floats[lane]);
         }
     }
 }
@@ -157,54 +148,51 @@ impl Kernel for Backward<'_> {
     fn run<L: Lanes>(self) -> [Vec<f32>; 2] {
         let plane = self.statistics.len() / 2;
         let features = self.gamma.len();
-        let share = 1.0 / features as f32;
-        let mut of_parameters = [vec![[0.0f32; LANES]; features], vec![[0.0f32; LANES]; features]];
-        let [of_gamma, of_beta] = &mut of_parameters;
+        let share = L::splat(1.0 / features as f32);
+        let mut of_gamma = vec![[0.0f32; LANES]; features];
+        let mut of_beta = vec![[0.0f32; LANES]; features];
         for (first, count) in even(plane / LANES, PIXELS) {
-            let range = first * LANES..(first + count) * LANES;
-            let mut mean: Vectors = [[0.0; LANES]; PIXELS];
-            let mut deviation: Vectors = [[0.0; LANES]; PIXELS];
-            for pixel in 0..count {
-                let at = (first + pixel) * 2 * LANES;
-                mean[pixel].copy_from_slice(&self.statistics[at..at + LANES]);
-                deviation[pixel].copy_from_slice(&self.statistics[at + LANES..at + 2 * LANES]);
-            }
-            // The means over features of the normalised input's gradient, alone and times the normalised input.
-            let mut alone: Vectors = [[0.0; LANES]; PIXELS];
-            let mut times: Vectors = [[0.0; LANES]; PIXELS];
-            let planes = self.x.chunks_exact(plane).zip(self.gradient.chunks_exact(plane));
-            let parameters = self.gamma.iter().zip(of_gamma.iter_mut().zip(of_beta.iter_mut()));
-            for ((x, gradient), (gamma, (of_gamma, of_beta))) in planes.zip(parameters) {
-                let (x, gradient) = (&x[range.clone()], &gradient[range.clone()]);
+            for lane in (0..LANES).step_by(L::WIDTH) {
+                let at = |pixel: usize| (first + pixel) * LANES + lane;
+                let mut mean = [L::splat(0.0); PIXELS];
+                let mut deviation = [L::splat(0.0); PIXELS];
                 for pixel in 0..count {
-                    let x = &x[pixel * LANES..][..LANES];
-                    let gradient = &gradient[pixel * LANES..][..LANES];
-                    for lane in 0..LANES {
-                        let normal = (x[lane] - mean[pixel][lane]) * deviation[pixel][lane];
-                        let part = gradient[lane] * normal;
-                        of_gamma[lane] += part;
-                        of_beta[lane] += gradient[lane];
-                        alone[pixel][lane] += gamma * gradient[lane];
-                        times[pixel][lane] += gamma * part;
-                    }
+                    let statistics = &self.statistics[(first + pixel) * 2 * LANES + lane..];
+                    (mean[pixel], deviation[pixel]) = (L::read(statistics), L::read(&statistics[LANES..]));
                 }
-            }
-            alone.iter_mut().chain(&mut times).flatten().for_each(|sum| *sum *= share);
-            let planes = self.x.chunks_exact(plane).zip(self.gradient.chunks_exact(plane));
-            for ((x, gradient), (gamma, of_x)) in planes.zip(self.gamma.iter().zip(self.of_x.chunks_exact_mut(plane))) {
-                let (x, gradient, of_x) = (&x[range.clone()], &gradient[range.clone()], &mut of_x[range.clone()]);
-                for pixel in 0..count {
-                    let x = &x[pixel * LANES..][..LANES];
-                    let gradient = &gradient[pixel * LANES..][..LANES];
-                    let of_x = &mut of_x[pixel * LANES..][..LANES];
-                    for lane in 0..LANES {
-                        let normal = (x[lane] - mean[pixel][lane]) * deviation[pixel][lane];
-                        let rest = gamma * gradient[lane] - alone[pixel][lane] - normal * times[pixel][lane];
-                        of_x[lane] = deviation[pixel][lane] * rest;
+                // The means over features of the normalised input's gradient, alone and times the normalised input.
+                let mut alone = [L::splat(0.0); PIXELS];
+                let mut times = [L::splat(0.0); PIXELS];
+                let planes = self.x.chunks_exact(plane).zip(self.gradient.chunks_exact(plane));
+                let parameters = self.gamma.iter().zip(of_gamma.iter_mut().zip(of_beta.iter_mut()));
+                for ((x, gradient), (gamma, (of_gamma, of_beta))) in planes.zip(parameters) {
+                    let gamma = L::splat(*gamma);
+                    let (mut sum_gamma, mut sum_beta) = (L::read(&of_gamma[lane..]), L::read(&of_beta[lane..]));
+                    for pixel in 0..count {
+                        let normal = L::read(&x[at(pixel)..]).minus(mean[pixel]).times(deviation[pixel]);
+                        let gradient = L::read(&gradient[at(pixel)..]);
+                        sum_gamma = gradient.mul_add(normal, sum_gamma);
+                        sum_beta = sum_beta.plus(gradient);
+                        let part = gradient.times(gamma);
+                        alone[pixel] = alone[pixel].plus(part);
+                        times[pixel] = part.mul_add(normal, times[pixel]);
+                    }
+                    sum_gamma.write(&mut of_gamma[lane..]);
+                    sum_beta.write(&mut of_beta[lane..]);
+                }
+                alone.iter_mut().chain(&mut times).for_each(|sum| *sum = sum.times(share));
+                let planes = self.x.chunks_exact(plane).zip(self.gradient.chunks_exact(plane));
+                let outputs = self.gamma.iter().zip(self.of_x.chunks_exact_mut(plane));
+                for ((x, gradient), (gamma, of_x)) in planes.zip(outputs) {
+                    let gamma = L::splat(*gamma);
+                    for pixel in 0..count {
+                        let normal = L::read(&x[at(pixel)..]).minus(mean[pixel]).times(deviation[pixel]);
+                        let rest = L::read(&gradient[at(pixel)..]).times(gamma).minus(alone[pixel]);
+                        rest.minus(normal.times(times[pixel])).times(deviation[pixel]).write(&mut of_x[at(pixel)..]);
                     }
                 }
             }
         }
-        of_parameters.map(|vectors| vectors.iter().map(|lanes| lanes.iter().sum()).collect())
+        [of_gamma, of_beta].map(|vectors| vectors.iter().map(|lanes| lanes.iter().sum()).collect())
     }
 }

@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | forward, data gradient ([`dense`]) | 4 outputs × 6 pixels | 6 vectors, 4 weights for 24 multiply-adds |
 //! | weight gradient ([`gradient`]) | 4 outputs × 6 inputs | 10 vectors for 24 multiply-adds |
-//! | the first two, sparse ([`kept`]) | 1 output × 13 pixels | 13 vectors, 1 weight for 13 multiply-adds |
-//! | the last, sparse ([`kept_gradient`]) | 13 pixels of 1 output | 13 vectors for 13 multiply-adds |
+//! | the first two, sparse ([`kept`]) | 1 output × 7 pixels | 7 vectors, 1 weight for 7 multiply-adds |
+//! | the last, sparse ([`kept_gradient`]) | 7 pixels of 1 output | 7 vectors for 7 multiply-adds |
 //!
 //! Inputs come in groups whose tile stays in the first cache. The data gradient is a forward pass with turned weights.
 //! Threads share outputs, never a sum: results do not depend on their number.
@@ -31,7 +31,7 @@ use pattern::Entry;
 const TILE: usize = 4;
 
 /// Pixels in a register tile of the sparse kernels.
-const PIXELS: usize = 13;
+const PIXELS: usize = 7;
 
 /// A linear layer for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::buffer::Buffer;
 use crate::maps::LANES;
 
-/// Pixels of a panel of plain rows; [`crate::linear`] works on as many at once.
+/// Pixels of a panel of plain rows: few enough for the cache, and odd, so that features fall into different parts of it.
 const PIXELS: usize = 13;
 
 /// How rows `[rows, features]` lie in panels.

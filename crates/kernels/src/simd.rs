@@ -135,11 +135,50 @@ pub(crate) trait Lanes: Copy {
     /// Returns `self * factor + sum`.
     fn mul_add(self, factor: Self, sum: Self) -> Self;
 
+    /// Returns the larger of each two lanes; which one where a lane is not a number is not said.
+    fn max(self, other: Self) -> Self;
+
     /// Returns the sum of the lanes.
     fn sum(self) -> f32;
 
     /// Asks for the cache line of `at`, which will be read or written soon; any address will do.
     fn prefetch(at: *const f32);
+
+    /// Returns `self + other`.
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        other.mul_add(Self::splat(1.0), self)
+    }
+
+    /// Returns `self - other`.
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        other.mul_add(Self::splat(-1.0), self)
+    }
+
+    /// Returns `self * factor`.
+    #[inline(always)]
+    fn times(self, factor: Self) -> Self {
+        self.mul_add(factor, Self::splat(0.0))
+    }
+
+    /// Reads the first `WIDTH` floats of a slice.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn read(from: &[f32]) -> Self {
+        assert!(from.len() >= Self::WIDTH);
+        // SAFETY: the floats are there.
+        unsafe { Self::load(from.as_ptr()) }
+    }
+
+    /// Writes the first `WIDTH` floats of a slice.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn write(self, to: &mut [f32]) {
+        assert!(to.len() >= Self::WIDTH);
+        // SAFETY: the floats are there.
+        unsafe { self.store(to.as_mut_ptr()) }
+    }
 
     /// Reads `WIDTH` floats.
     ///

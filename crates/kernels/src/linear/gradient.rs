@@ -12,7 +12,7 @@ use crate::panels::even;
 use crate::simd::{Kernel, Lanes, Level};
 
 /// Outputs of a task, whose gradients stay in the second cache.
-pub(super) const OUTPUTS: usize = 32;
+const OUTPUTS: usize = 48;
 /// Pixels that a tile of sums runs over at least, so that adding up its lanes costs little.
 const PIXELS: usize = 128;
 
@@ -55,7 +55,10 @@ impl Kernel for Work<'_> {
         assert_eq!(self.gradient.len(), panels.len(all));
         let mut sums = vec![0.0f32; inputs * self.outputs];
         let most = if L::WIDTH == LANES { 6 } else { 2 };
+        let mut of_bias = vec![0.0f32; self.outputs];
         for group in even(panels.panels, PIXELS.div_ceil(panels.pixels.max(1))) {
+            // While the gradients are on their way into the cache.
+            bias(self.linear, self.gradient, group, self.first, &mut of_bias);
             for (input, count) in even(inputs, most) {
                 for output in (0..self.outputs).step_by(TILE) {
                     match count {
@@ -69,7 +72,7 @@ impl Kernel for Work<'_> {
                 }
             }
         }
-        (sums, bias(self.linear, self.gradient, self.first, self.outputs))
+        (sums, of_bias)
     }
 }
 
@@ -124,14 +127,13 @@ impl Work<'_> {
     }
 }
 
-/// Sums the gradients of some outputs.
+/// Adds the gradients of the outputs from `first` on in some panels to `sums`.
 #[inline(always)]
-pub(super) fn bias(linear: &Linear, gradient: &[f32], first: usize, outputs: usize) -> Vec<f32> {
+pub(super) fn bias(linear: &Linear, gradient: &[f32], (panel, panels): (usize, usize), first: usize, sums: &mut [f32]) {
     let plane = linear.panels.plane();
-    let mut sums = vec![0.0f32; outputs];
-    for panel in 0..linear.panels.panels {
-        let planes = &gradient[(panel * linear.outputs + first) * plane..][..outputs * plane];
-        for (sum, plane) in sums.iter_mut().zip(planes.chunks_exact(plane.max(1))) {
+    for panel in panel..panel + panels {
+        let planes = &gradient[(panel * linear.outputs + first) * plane..][..sums.len() * plane];
+        for (sum, plane) in sums.iter_mut().zip(planes.chunks_exact(plane)) {
             let mut lanes = [0.0f32; LANES];
             for pixel in plane.chunks_exact(LANES) {
                 for (lane, value) in lanes.iter_mut().zip(pixel) {
@@ -141,5 +143,4 @@ pub(super) fn bias(linear: &Linear, gradient: &[f32], first: usize, outputs: usi
             *sum += lanes.iter().sum::<f32>();
         }
     }
-    sums
 }

@@ -42,12 +42,6 @@ impl Kernel for Work<'_> {
         assert!(self.start.onto.is_none_or(|onto| onto.len() >= self.y.len()));
         for (pixel, count) in even(self.pixels, PIXELS) {
             match count {
-                13 => self.outputs::<L, 13>(pixel),
-                12 => self.outputs::<L, 12>(pixel),
-                11 => self.outputs::<L, 11>(pixel),
-                10 => self.outputs::<L, 10>(pixel),
-                9 => self.outputs::<L, 9>(pixel),
-                8 => self.outputs::<L, 8>(pixel),
                 7 => self.outputs::<L, 7>(pixel),
                 6 => self.outputs::<L, 6>(pixel),
                 5 => self.outputs::<L, 5>(pixel),

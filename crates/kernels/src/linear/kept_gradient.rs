@@ -6,13 +6,16 @@
 
 use rayon::prelude::*;
 
-use super::gradient::{OUTPUTS, bias};
+use super::gradient::bias;
 use super::pattern::{Entry, LinearPattern, Lists};
 use super::{Linear, PIXELS, WeightGradient};
 use crate::buffer::Buffer;
 use crate::maps::LANES;
 use crate::panels::even;
 use crate::simd::{Kernel, Lanes, Level};
+
+/// Outputs of a task: many, so that inputs are read few times.
+const OUTPUTS: usize = 96;
 
 pub(super) fn run(linear: &Linear, x: &[f32], gradient: &[f32], pattern: &LinearPattern) -> WeightGradient {
     let level = Level::current();
@@ -60,15 +63,11 @@ impl Kernel for Work<'_> {
         let targets = self.first..self.first + self.outputs;
         let count: usize = (0..self.lists.groups).map(|group| self.lists.range(group, targets.clone()).len()).sum();
         let mut sums = vec![[0.0f32; LANES]; count];
+        let mut of_bias = vec![0.0f32; self.outputs];
         for panel in 0..panels.panels {
+            bias(self.linear, self.gradient, (panel, 1), self.first, &mut of_bias);
             for (pixel, count) in even(panels.pixels, PIXELS) {
                 match count {
-                    13 => self.tile::<L, 13>(&mut sums, panel, pixel),
-                    12 => self.tile::<L, 12>(&mut sums, panel, pixel),
-                    11 => self.tile::<L, 11>(&mut sums, panel, pixel),
-                    10 => self.tile::<L, 10>(&mut sums, panel, pixel),
-                    9 => self.tile::<L, 9>(&mut sums, panel, pixel),
-                    8 => self.tile::<L, 8>(&mut sums, panel, pixel),
                     7 => self.tile::<L, 7>(&mut sums, panel, pixel),
                     6 => self.tile::<L, 6>(&mut sums, panel, pixel),
                     5 => self.tile::<L, 5>(&mut sums, panel, pixel),
@@ -80,7 +79,7 @@ impl Kernel for Work<'_> {
             }
         }
         let sums = sums.iter().map(|lanes| lanes.iter().sum()).collect();
-        (sums, bias(self.linear, self.gradient, self.first, self.outputs))
+        (sums, of_bias)
     }
 }
 

@@ -35,6 +35,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx2(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         let mut lanes = [0.0f32; 8];
         // SAFETY: the array has eight floats.

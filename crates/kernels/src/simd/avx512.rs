@@ -36,6 +36,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: as in `splat`.
         unsafe { _mm512_reduce_add_ps(self.0) }

@@ -23,6 +23,13 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        let larger = |a: f32, b: f32| if a > b { a } else { b };
+        Portable([larger(a, e), larger(b, f), larger(c, g), larger(d, h)])
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         let [a, b, c, d] = self.0;
         (a + c) + (b + d)
