@@ -30,22 +30,30 @@ pub(crate) fn exp(x: f32) -> f32 {
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
-/// Returns the normal distribution's cumulative probability and density at `x`.
+/// Returns the normal distribution's cumulative probability and density at `x`; the error is below 3·10⁻⁷.
 ///
-/// Abramowitz, Stegun, "Handbook of mathematical functions", 7.1.26; the error is below 2·10⁻⁷.
+/// Half of 1 and the error function, whose rational approximation is that of the Eigen library (`generic_fast_erf_float`).
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let z = x * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z.abs());
-    let mut tail = 1.061_405_4;
-    tail = tail * t - 1.453_152;
-    tail = tail * t + 1.421_413_7;
-    tail = tail * t - 0.284_496_74;
-    tail = tail * t + 0.254_829_6;
-    let bell = exp(-z * z);
-    let tail = 0.5 * tail * t * bell;
+    // Beyond, the error function is ±1. Written so that what is not a number stays so.
+    let z = if z > 4.0 { 4.0 } else { z };
+    let z = if z < -4.0 { -4.0 } else { z };
+    let square = z * z;
+    let mut above = -2.726_142_3e-10;
+    above = above * square + 2.770_681_4e-8;
+    above = above * square - 2.101_024e-6;
+    above = above * square - 5.692_506_4e-5;
+    above = above * square - 7.349_906e-4;
+    above = above * square - 2.954_6e-3;
+    above = above * square - 1.609_603_3e-2;
+    let mut below = -1.456_607_2e-5;
+    below = below * square - 2.133_740_6e-4;
+    below = below * square - 1.682_827e-3;
+    below = below * square - 7.373_329e-3;
+    below = below * square - 1.426_473_9e-2;
     // 1 / sqrt(2π).
-    (if x > 0.0 { 1.0 - tail } else { tail }, bell * 0.398_942_3)
+    (0.5 + 0.5 * z * above / below, exp(-0.5 * x * x) * 0.398_942_3)
 }
 
 /// Returns the GELU of each number: Hendrycks, Gimpel, "Gaussian error linear units", 2016,
@@ -126,10 +134,8 @@ mod tests {
     fn gelu_is_x_times_the_cumulative_probability() {
         // From Python's statistics.NormalDist().
         let x = [-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0];
-        let probability =
-            [0.001_349_898, 0.158_655_254, 0.308_537_539, 0.5, 0.691_462_461, 0.841_344_746, 0.998_650_102];
-        let density =
-            [0.004_431_848, 0.241_970_725, 0.352_065_327, 0.398_942_28, 0.352_065_327, 0.241_970_725, 0.004_431_848];
+        let probability = [0.001_349_9, 0.158_655_3, 0.308_537_5, 0.5, 0.691_462_5, 0.841_344_7, 0.998_650_1];
+        let density = [0.004_431_8, 0.241_970_7, 0.352_065_3, 0.398_942_3, 0.352_065_3, 0.241_970_7, 0.004_431_8];
         for level in Level::available() {
             let (y, slope) = level.during(|| (gelu(&x), gelu_backward(&x, &[2.0; 7])));
             for i in 0..x.len() {

@@ -10,6 +10,9 @@ use crate::simd::{Kernel, Lanes, Level};
 
 /// Pixels at a time, whose features the second cache holds.
 const PIXELS: usize = 13;
+/// Features that are summed alone before they are added to the rest: a long chain of additions would round in the same
+/// direction for all features of a token.
+const CHAIN: usize = 16;
 
 /// The output of a normalisation and what its backward pass needs.
 pub struct Normal {
@@ -96,18 +99,26 @@ impl Kernel for Forward<'_> {
             for lane in (0..LANES).step_by(L::WIDTH) {
                 let at = |pixel: usize| (first + pixel) * LANES + lane;
                 let mut mean = [L::splat(0.0); PIXELS];
-                for x in self.x.chunks_exact(plane) {
-                    for pixel in 0..count {
-                        mean[pixel] = mean[pixel].plus(L::read(&x[at(pixel)..]));
+                for chain in self.x.chunks(CHAIN * plane) {
+                    let mut part = [L::splat(0.0); PIXELS];
+                    for x in chain.chunks_exact(plane) {
+                        for pixel in 0..count {
+                            part[pixel] = part[pixel].plus(L::read(&x[at(pixel)..]));
+                        }
                     }
+                    mean.iter_mut().zip(part).for_each(|(mean, part)| *mean = mean.plus(part));
                 }
                 mean.iter_mut().for_each(|mean| *mean = mean.times(L::splat(share)));
                 let mut squares = [L::splat(0.0); PIXELS];
-                for x in self.x.chunks_exact(plane) {
-                    for pixel in 0..count {
-                        let distance = L::read(&x[at(pixel)..]).minus(mean[pixel]);
-                        squares[pixel] = distance.mul_add(distance, squares[pixel]);
+                for chain in self.x.chunks(CHAIN * plane) {
+                    let mut part = [L::splat(0.0); PIXELS];
+                    for x in chain.chunks_exact(plane) {
+                        for pixel in 0..count {
+                            let distance = L::read(&x[at(pixel)..]).minus(mean[pixel]);
+                            part[pixel] = distance.mul_add(distance, part[pixel]);
+                        }
                     }
+                    squares.iter_mut().zip(part).for_each(|(sum, part)| *sum = sum.plus(part));
                 }
                 for pixel in 0..count {
                     let statistics = &mut self.statistics[(first + pixel) * 2 * LANES + lane..];

@@ -1,8 +1,8 @@
-//! Trains convolutional networks fast on CPUs.
+//! Trains convolutional networks and transformers fast on CPUs.
 //!
 //! Models call the operations at the root of this crate: [`conv2d`], [`batch_norm_train`], [`global_average`] and so on,
-//! which take and return an [`Activation`]. On burn's flex backend they run on kernels of our own; on all others they are
-//! burn's own operations. Gradients come from burn's autodiff either way.
+//! which take and return an [`Activation`]; transformers call the methods of [`Tokens`]. On burn's flex backend they run
+//! on kernels of our own; on all others they are burn's own operations. Gradients come from burn's autodiff either way.
 //!
 //! ```
 //! use bonsai_kernels::{Activation, Then, batch_norm_train, conv2d, global_average};

@@ -13,8 +13,9 @@ use crate::simd::{Kernel, Lanes, Level};
 
 /// Outputs of a task, whose gradients stay in the second cache.
 const OUTPUTS: usize = 48;
-/// Pixels that a tile of sums runs over at least, so that adding up its lanes costs little.
-const PIXELS: usize = 128;
+/// Pixels that a tile of sums runs over at least, so that adding up its lanes costs little; with more, the inputs of a tile
+/// would not stay in the first cache from one tile of outputs to the next.
+const PIXELS: usize = 64;
 
 pub(super) fn run(linear: &Linear, x: &[f32], gradient: &[f32]) -> WeightGradient {
     let level = Level::current();

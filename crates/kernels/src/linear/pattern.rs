@@ -6,7 +6,7 @@ use crate::maps::LANES;
 use crate::panels::Panels;
 
 /// Features in a group, whose pixels of a tile the first cache holds.
-const GROUP: usize = 96;
+const GROUP: usize = 64;
 
 /// The kept weights of a linear layer.
 ///
@@ -144,7 +144,7 @@ impl Lists {
     }
 }
 
-const _: () = assert!(GROUP * super::PIXELS * LANES * size_of::<f32>() <= 44 << 10);
+const _: () = assert!(GROUP * super::PIXELS * LANES * size_of::<f32>() <= 32 << 10);
 
 #[cfg(test)]
 mod tests {

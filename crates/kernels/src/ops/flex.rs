@@ -137,7 +137,16 @@ pub(super) fn run<const N: usize, const D: usize>(
     inputs: [Input; N],
     forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
 ) -> Tensor<D> {
-    let _section = section(Part::Waiting);
+    run_as(Part::Waiting, inputs, forward)
+}
+
+/// Runs an operation whose time on all threads counts as that of `part`, both ways.
+pub(super) fn run_as<const N: usize, const D: usize>(
+    part: Part,
+    inputs: [Input; N],
+    forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
+) -> Tensor<D> {
+    let _section = section(part);
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
         let (output, _) = forward(inputs.map(|input| input.floats()));
         return Tensor::from_primitive::<Flex>(output);
@@ -149,7 +158,7 @@ pub(super) fn run<const N: usize, const D: usize>(
     let nodes = inputs.each_ref().map(|input| input.node());
     let (output, gradient) = forward(inputs.each_ref().map(|input| Floats::new(input.primitive())));
     let output = match Step.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(State(gradient.into()), output),
+        OpsKind::Tracked(preparation) => preparation.finish(State { gradient: gradient.into(), part }, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
@@ -170,7 +179,10 @@ pub(crate) fn before_gradient<const D: usize>(x: Tensor<D>, see: impl Fn() + Sen
 struct Step;
 
 #[derive(Clone)]
-struct State<const N: usize>(Arc<Gradient<N>>);
+struct State<const N: usize> {
+    gradient: Arc<Gradient<N>>,
+    part: Part,
+}
 
 impl<const N: usize> fmt::Debug for State<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -182,9 +194,9 @@ impl<const N: usize> Backward<Flex, N> for Step {
     type State = State<N>;
 
     fn backward(self, ops: Ops<State<N>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let _section = section(Part::Waiting);
+        let _section = section(ops.state.part);
         let gradient = gradients.consume::<Flex>(&ops.node);
-        let of_inputs = (ops.state.0)(gradient, ops.parents.each_ref().map(|parent| parent.is_some()));
+        let of_inputs = (ops.state.gradient)(gradient, ops.parents.each_ref().map(|parent| parent.is_some()));
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<Flex>(parent.id, gradient);

@@ -6,9 +6,10 @@ use burn::tensor::module;
 use burn::tensor::{DType, Tensor};
 
 use super::Gradients;
-use super::flex::{Floats, Input, is_ours, run, tensor, vector};
+use super::flex::{Floats, Input, is_ours, run_as, tensor, vector};
 use crate::linear::{Linear, LinearPattern, Start};
 use crate::panels::Panels;
+use crate::profile::Part;
 
 /// Multiplies the vectors of `x` `[.., in]` by the weights of `weight` `[in, out]` that `pattern` keeps, and adds `bias`
 /// `[out]`; all other weights must be zero.
@@ -37,7 +38,7 @@ pub fn sparse_linear<const D: usize>(
     let layer = Linear { inputs, outputs, panels: Panels::of_rows(rows) };
     let x = x.reshape([rows, inputs]);
     dims[D - 1] = outputs;
-    let y: Tensor<2> = run([x.into(), weight.into(), optional(bias)], |[x, weight, bias]| {
+    let y: Tensor<2> = run_as(Part::Linear, [x.into(), weight.into(), optional(bias)], |[x, weight, bias]| {
         let start = Start { bias: (!bias.is_empty()).then_some(&bias), onto: None };
         let panels = layer.panels;
         let y = layer.forward(&panels.pack(&x, inputs), &weight, Some(&sparse.pattern), start);

@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, activation, module};
 
 use super::activation::{Blocks, in_blocks};
-use super::flex::{Floats, Input, is_ours, run, tensor, vector};
+use super::flex::{Floats, Input, is_ours, run_as, tensor, vector};
 use super::linear::{Sparse, optional};
 use super::{Activation, Gradients};
 use crate::attention::Attention;
@@ -15,6 +15,7 @@ use crate::embedding;
 use crate::linear::{Linear, LinearPattern, Start};
 use crate::maps::LANES;
 use crate::panels::Panels;
+use crate::profile::Part;
 use crate::{elementwise, layer_norm};
 
 /// Tokens of a batch, `[images, tokens, features]`: in panels of 16 images on flex, as they are on other backends.
@@ -47,7 +48,7 @@ impl Tokens {
             return Tokens(State::Rows(x));
         }
         let panels = Panels::of_tokens(images, tokens);
-        let tensor = run([x.into()], |[x]| {
+        let tensor = run_as(Part::Layout, [x.into()], |[x]| {
             let backward = move |gradient, _| [Some(tensor(panels.unpack(&Floats::new(&gradient), features), shape))];
             (in_panels(panels, features, panels.pack(&x, features)), Box::new(backward))
         });
@@ -74,7 +75,7 @@ impl Tokens {
         assert_eq!(class.dims(), [1, 1, features], "the class token of {:?}", maps.dims());
         assert_eq!(positions.dims(), [1, tokens, features], "positions of {:?}", maps.dims());
         let panels = Panels::of_tokens(images, tokens);
-        let y = run([x.into(), class.into(), positions.into()], |[x, class, positions]| {
+        let y = run_as(Part::Layout, [x.into(), class.into(), positions.into()], |[x, class, positions]| {
             let y = embedding::forward(maps, panels, &x, &class, &positions);
             let backward = move |gradient, [of_x, of_class, of_positions]: [bool; 3]| {
                 let gradient = Floats::new(&gradient);
@@ -94,7 +95,7 @@ impl Tokens {
             State::Rows(x) => return x,
             State::Panels(packed) => packed,
         };
-        run([x.into()], |[x]| {
+        run_as(Part::Layout, [x.into()], |[x]| {
             let y = tensor(panels.unpack(&x, features), [images, panels.pixels, features]);
             let backward =
                 move |gradient, _| [Some(in_panels(panels, features, panels.pack(&Floats::new(&gradient), features)))];
@@ -108,7 +109,7 @@ impl Tokens {
             State::Rows(x) => return x.narrow(1, 0, 1).squeeze_dim(1),
             State::Panels(packed) => packed,
         };
-        run([x.into()], |[x]| {
+        run_as(Part::Layout, [x.into()], |[x]| {
             let at = move |image: usize, feature: usize| {
                 (image / LANES * features + feature) * panels.plane() + image % LANES
             };
@@ -192,7 +193,7 @@ impl Tokens {
         );
         let onto = onto.map_or_else(Input::none, |onto| onto.tensor.into());
         let layer = Linear { inputs, outputs, panels };
-        let y = run([x.into(), weight.into(), optional(bias), onto], |[x, weight, bias, onto]| {
+        let y = run_as(Part::Linear, [x.into(), weight.into(), optional(bias), onto], |[x, weight, bias, onto]| {
             let start = Start { bias: (!bias.is_empty()).then_some(&bias), onto: (!onto.is_empty()).then_some(&onto) };
             let y = layer.forward(&x, &weight, sparse.as_ref().map(|sparse| &*sparse.pattern), start);
             let backward = move |gradient: FlexTensor, [of_x, of_weight, of_bias, of_onto]: [bool; 4]| {
@@ -222,7 +223,7 @@ impl Tokens {
             State::Rows(x) => return Tokens(State::Rows(module::layer_norm(x, gamma, Some(beta), epsilon))),
             State::Panels(packed) => packed,
         };
-        let y = run([x.into(), gamma.into(), beta.into()], |[x, gamma, beta]| {
+        let y = run_as(Part::LayerNorm, [x.into(), gamma.into(), beta.into()], |[x, gamma, beta]| {
             let layer_norm::Normal { output, statistics } =
                 layer_norm::forward(panels, &x, &gamma, &beta, epsilon as f32);
             let backward = move |gradient, [of_x, of_gamma, of_beta]: [bool; 3]| {
@@ -244,7 +245,7 @@ impl Tokens {
             State::Rows(x) => return Tokens(State::Rows(activation::gelu(x))),
             State::Panels(packed) => packed,
         };
-        let y = run([x.into()], |[x]| {
+        let y = run_as(Part::Gelu, [x.into()], |[x]| {
             let y = in_panels(panels, features, elementwise::gelu(&x));
             let backward = move |gradient, _| {
                 [Some(in_panels(panels, features, elementwise::gelu_backward(&x, &Floats::new(&gradient))))]
@@ -276,7 +277,7 @@ impl Tokens {
             State::Panels(packed) => packed,
         };
         let shape = Attention { panels, heads, features, scale: scale as f32 };
-        let y = run([qkv.into()], |[qkv]| {
+        let y = run_as(Part::Attention, [qkv.into()], |[qkv]| {
             let attended = shape.forward(&qkv);
             let statistics = attended.statistics;
             let backward = move |gradient, _| {
