@@ -116,7 +116,9 @@ fn planned(experiment: &Experiment) -> Result<Planned> {
     let plan = plan(&mut engine, horizon, |iteration| rate.at(iteration.saturating_sub(1)), &weights);
     let (_, common) = experiment.build_scheduler(horizon).map_err(user)?;
     let least = layers.iter().map(|layer| ((common.floor * layer.weights() as f64).ceil() as u64).max(1)).collect();
-    Ok(Planned { layers, least, target: engine.scheduler().target(), plan })
+    // Methods that remove channels aim at a cost, not at a sparsity.
+    let target = if engine.groups().next().is_some() { f64::NAN } else { engine.scheduler().target() };
+    Ok(Planned { layers, least, target, plan })
 }
 
 /// One line an event: counts of the whole network, and the sparsest and densest layer.

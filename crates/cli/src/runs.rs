@@ -169,8 +169,8 @@ fn show(run: &str, folder: &Path) -> Result<String> {
 pub fn summarised(summary: &Summary) -> String {
     let mut text = format!(
         "{} on {}, seed {}: {}, {} in {}\n\
-         sparsity    {} ({} of {} prunable weights stay; target {})\n\
-         MACs        {} of {}\n\
+         sparsity    {} ({} of {} prunable weights stay{})\n\
+         MACs        {} of {}{}\n\
          validation  {}\n\
          test        {}\n",
         summary.run,
@@ -182,12 +182,21 @@ pub fn summarised(summary: &Summary) -> String {
         percent(summary.sparsity),
         count(summary.kept),
         count(summary.prunable),
-        percent(summary.target_sparsity),
+        if summary.target_sparsity.is_nan() {
+            String::new()
+        } else {
+            format!("; target {}", percent(summary.target_sparsity))
+        },
         count(summary.macs),
         count(summary.dense_macs),
+        summary.target_macs.map_or_else(String::new, |macs| format!(" (target at most {})", percent(macs))),
         percent(summary.final_valid_accuracy),
         percent(summary.final_test_accuracy),
     );
+    if !summary.shape.is_empty() {
+        let parameters = (count(summary.kept_parameters), count(summary.parameters));
+        let _ = writeln!(text, "shape       {} of {} parameters: {}", parameters.0, parameters.1, summary.shape);
+    }
     if let Some(sentence) = missed(summary.kept, summary.prunable, summary.target_sparsity) {
         let _ = writeln!(text, "target      {sentence}");
     }
@@ -204,6 +213,9 @@ pub fn summarised(summary: &Summary) -> String {
 
 /// Says by how many weights a network misses its target; only the rules of `compat` ever do.
 pub fn missed(kept: u64, prunable: u64, target: f64) -> Option<String> {
+    if target.is_nan() {
+        return None;
+    }
     let wanted = select::count(prunable as usize, target) as u64;
     let weights = kept.abs_diff(wanted);
     let side = if kept > wanted { "more" } else { "fewer" };

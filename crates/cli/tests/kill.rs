@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A checkpoint after every iteration, so that about every other kill falls into the writing of one.
-const EXPERIMENT: &str = "
+const START: &str = "
 model = 'lenet5'
 data = 'shapes10'
 train_records = 200
@@ -21,17 +21,14 @@ momentum = 0.9
 nesterov = true
 [lr]
 schedule = 'cosine'
-[scheduler]
-name = 'granet'
-sparsity = 0.9
-initial_sparsity = 0.5
-end_epoch = 1
-every = 4
 [checkpoint]
 minutes = 0.0
+[scheduler]
 ";
 
-const KILLS: usize = 20;
+const WEIGHTS: &str = "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1\nevery = 4\n";
+/// Tensors get smaller at every event.
+const CHANNELS: &str = "name = 'group-magnitude'\nmacs = 0.3\nend_epoch = 2\nevery = 4\n";
 
 fn start(experiment: &Path, out: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bonsai"))
@@ -66,9 +63,18 @@ fn has_part(folder: &Path) -> bool {
 
 #[test]
 fn twenty_kills_at_random_instants_change_nothing() {
+    kills_change_nothing(WEIGHTS, 20);
+}
+
+#[test]
+fn ten_kills_of_a_network_that_gets_smaller_change_nothing() {
+    kills_change_nothing(CHANNELS, 10);
+}
+
+fn kills_change_nothing(scheduler: &str, all_kills: usize) {
     let folder = tempfile::tempdir().unwrap();
     let experiment = folder.path().join("kill.toml");
-    std::fs::write(&experiment, EXPERIMENT).unwrap();
+    std::fs::write(&experiment, format!("{START}{scheduler}")).unwrap();
     let straight = folder.path().join("straight");
     let began = std::time::Instant::now();
     finish(start(&experiment, &straight));
@@ -82,14 +88,14 @@ fn twenty_kills_at_random_instants_change_nothing() {
         (state >> 33) as f64 / (1u64 << 31) as f64
     };
     let (mut kills, mut in_writing, mut runs) = (0, 0, 0);
-    while kills < KILLS {
+    while kills < all_kills {
         let out: PathBuf = folder.path().join(format!("killed-{runs}"));
         runs += 1;
         loop {
             let mut child = start(&experiment, &out);
             std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * (0.05 + 0.6 * random())));
             let ended = child.try_wait().unwrap().is_some();
-            if ended || kills == KILLS {
+            if ended || kills == all_kills {
                 finish(child);
                 break;
             }

@@ -1,6 +1,9 @@
 //! Says which network is meant, checks it once and counts what it costs.
 
+use std::collections::BTreeMap;
+
 use bonsai_pruning::Graph;
+use bonsai_pruning::channels::Channels;
 use serde::{Deserialize, Serialize};
 
 use crate::zoo::{self, Model};
@@ -41,6 +44,9 @@ pub struct Architecture {
     pub shortcut: Shortcut,
     /// How ResNet-18, 34 and 50 meet the image; CIFAR for all other models.
     pub stem: Stem,
+    /// What is left of channel groups that were pruned: units, as they are counted in the full network, by group name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<String, Vec<usize>>,
 }
 
 /// An architecture as a user writes it, with the choices that may be left out.
@@ -52,6 +58,8 @@ struct Written {
     input: [usize; 3],
     shortcut: Option<Shortcut>,
     stem: Option<Stem>,
+    #[serde(default)]
+    kept: BTreeMap<String, Vec<usize>>,
 }
 
 impl From<Written> for Architecture {
@@ -60,6 +68,7 @@ impl From<Written> for Architecture {
         Self {
             shortcut: written.shortcut.unwrap_or(default.shortcut),
             stem: written.stem.unwrap_or(default.stem),
+            kept: written.kept,
             ..default
         }
     }
@@ -81,7 +90,7 @@ impl Architecture {
             Ok(Model::ResNet(_)) if large => Stem::ImageNet,
             _ => Stem::Cifar,
         };
-        Self { name, classes, input, shortcut: Shortcut::A, stem }
+        Self { name, classes, input, shortcut: Shortcut::A, stem, kept: BTreeMap::new() }
     }
 
     /// Returns the same architecture with another shortcut.
@@ -92,6 +101,29 @@ impl Architecture {
     /// Returns the same architecture with another stem.
     pub fn with_stem(self, stem: Stem) -> Self {
         Self { stem, ..self }
+    }
+
+    /// Returns the architecture with all of its channels.
+    pub fn full(&self) -> Self {
+        Self { kept: BTreeMap::new(), ..self.clone() }
+    }
+
+    /// Returns the architecture that is left when only some units stay; one flag for each unit that a group still has.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a group of this architecture has another number of units than there are flags.
+    pub fn narrowed<'a>(&self, units: impl IntoIterator<Item = (&'a str, Vec<bool>)>) -> Self {
+        let mut kept = self.kept.clone();
+        for (group, flags) in units {
+            let before = kept.remove(group).unwrap_or_else(|| (0..flags.len()).collect());
+            assert_eq!(before.len(), flags.len(), "units of {group}");
+            kept.insert(
+                group.to_string(),
+                before.into_iter().zip(flags).filter_map(|(unit, k)| k.then_some(unit)).collect(),
+            );
+        }
+        Self { kept, ..self.clone() }
     }
 
     /// Checks that the network can be built.
@@ -110,6 +142,7 @@ impl Architecture {
     /// Returns a sentence where [`Architecture::check`] does.
     pub fn graph(&self) -> Result<Graph, String> {
         let model = self.model()?;
+        self.check_kept()?;
         let graph = match model {
             Model::ResNetCifar(blocks) => resnet_cifar::graph(self, blocks),
             Model::ResNet(depth) => resnet::graph(self, depth),
@@ -170,6 +203,38 @@ impl Architecture {
             }
             false => Ok(()),
         }
+    }
+
+    /// Checks what is left of each group against the full network.
+    fn check_kept(&self) -> Result<(), String> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        let full = Channels::derive(&self.full().graph()?)?;
+        for (name, units) in &self.kept {
+            let group = full.groups.iter().find(|group| group.name == *name);
+            let group =
+                group.ok_or_else(|| format!("kept names {name:?}, which is no channel group of {}", self.name))?;
+            let rising = units.windows(2).all(|pair| pair[0] < pair[1]);
+            if !rising || units.last().is_none_or(|last| *last >= group.units) {
+                return Err(format!(
+                    "kept.{name} must list units of {} from 0 to {} in rising order, at least one of them",
+                    self.name,
+                    group.units - 1
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many units are left of a group that has `full` of them.
+    pub(crate) fn width(&self, group: &str, full: usize) -> usize {
+        self.kept.get(group).map_or(full, Vec::len)
+    }
+
+    /// Returns how many of a group's first `border` units are left.
+    pub(crate) fn width_below(&self, group: &str, border: usize) -> usize {
+        self.kept.get(group).map_or(border, |units| units.partition_point(|unit| *unit < border))
     }
 
     /// Returns height and width of an image.

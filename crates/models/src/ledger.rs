@@ -1,36 +1,97 @@
-//! Adds up what a network costs while its layers are listed.
+//! Adds up what a network costs, and notes how its channels flow, while its forward pass is told.
 
+use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{Graph, Kind, LayerSpec};
 
 use crate::layers::{Conv2dConfig, LinearConfig};
 
-/// A graph in the making: a model lists its layers in the order of its forward pass.
+/// A graph in the making: a model tells its forward pass, with its layers in the order of its fields.
 pub(crate) struct Ledger {
     graph: Graph,
 }
 
+/// The result of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Value {
+    node: usize,
+    /// Its channels.
+    pub(crate) width: usize,
+    /// Height and width of its maps.
+    pub(crate) map: [usize; 2],
+}
+
 impl Ledger {
-    /// Starts without layers.
-    pub(crate) fn new() -> Self {
-        Self { graph: Graph { layers: Vec::new(), parameters: 0, fixed_macs: 0 } }
+    /// Starts with the image.
+    pub(crate) fn new([channels, height, width]: [usize; 3]) -> (Self, Value) {
+        let mut ledger = Self { graph: Graph::default() };
+        let image = ledger.node(Op::Input, &[], channels, [height, width]);
+        (ledger, image)
     }
 
-    /// Lists a convolution over a map and returns the size of its output map.
-    pub(crate) fn conv(&mut self, path: &str, conv: Conv2dConfig, map: [usize; 2]) -> [usize; 2] {
-        let output = conv.output(map);
+    /// Lists a convolution.
+    pub(crate) fn conv(&mut self, path: &str, conv: Conv2dConfig, x: Value) -> Value {
+        let map = conv.output(x.map);
         let shape = vec![conv.outputs, conv.inputs, conv.kernel, conv.kernel];
-        self.layer(path, Kind::Conv, shape, conv.bias, output[0] * output[1]);
-        output
+        self.layer(path, Kind::Conv, shape, conv.bias, map[0] * map[1]);
+        let op = Op::Layer { path: path.to_string(), bias: conv.bias, padded: conv.padding > 0 };
+        self.node(op, &[x], conv.outputs, map)
     }
 
     /// Lists a linear layer that is applied to `tokens` vectors of every image.
-    pub(crate) fn linear(&mut self, path: &str, linear: LinearConfig, tokens: usize) {
+    pub(crate) fn linear(&mut self, path: &str, linear: LinearConfig, tokens: usize, x: Value) -> Value {
         self.layer(path, Kind::Linear, vec![linear.outputs, linear.inputs], linear.bias, tokens);
+        let op = Op::Layer { path: path.to_string(), bias: linear.bias, padded: false };
+        self.node(op, &[x], linear.outputs, x.map)
     }
 
-    /// Lists the scale and the shift of a normalisation.
-    pub(crate) fn norm(&mut self, channels: usize) {
-        self.parameters(2 * channels);
+    /// Lists a batch normalisation.
+    pub(crate) fn batch_norm(&mut self, path: &str, x: Value) -> Value {
+        self.parameters(2 * x.width);
+        self.node(Op::BatchNorm { path: path.to_string() }, &[x], x.width, x.map)
+    }
+
+    /// Lists a layer normalisation.
+    pub(crate) fn layer_norm(&mut self, x: Value) -> Value {
+        self.parameters(2 * x.width);
+        self.node(Op::LayerNorm, &[x], x.width, x.map)
+    }
+
+    /// Lists a rectifier.
+    pub(crate) fn relu(&mut self, x: Value) -> Value {
+        self.node(Op::Relu, &[x], x.width, x.map)
+    }
+
+    /// Lists a GELU.
+    pub(crate) fn gelu(&mut self, x: Value) -> Value {
+        self.node(Op::Gelu, &[x], x.width, x.map)
+    }
+
+    /// Lists a pool and the size of its maps.
+    pub(crate) fn pool(&mut self, x: Value, map: [usize; 2]) -> Value {
+        self.node(Op::Pool, &[x], x.width, map)
+    }
+
+    /// Lists a sum.
+    pub(crate) fn add(&mut self, a: Value, b: Value) -> Value {
+        self.node(Op::Add, &[a, b], a.width, a.map)
+    }
+
+    /// Lists the shortcut that takes every second pixel and adds zero channels, `front` of them in front.
+    pub(crate) fn pad_shortcut(&mut self, x: Value, front: usize, width: usize) -> Value {
+        self.node(Op::Pad { front }, &[x], width, x.map.map(|side| side.div_ceil(2)))
+    }
+
+    /// Lists the turning of maps into vectors.
+    pub(crate) fn flatten(&mut self, x: Value) -> Value {
+        let area = x.map[0] * x.map[1];
+        self.node(Op::Flatten { area }, &[x], x.width * area, [1, 1])
+    }
+
+    /// Lists attention over queries, keys and values; the values take `width` channels.
+    pub(crate) fn attention(&mut self, path: &str, heads: usize, width: usize, tokens: usize, x: Value) -> Value {
+        // Queries times keys, and weights times values.
+        self.graph.fixed_macs += (tokens * tokens * ((x.width - width) / 2 + width)) as u64;
+        self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map)
     }
 
     /// Lists parameters that belong to no layer, such as embeddings.
@@ -38,14 +99,16 @@ impl Ledger {
         self.graph.parameters += count as u64;
     }
 
-    /// Lists multiply-accumulates without weights, such as those of attention.
-    pub(crate) fn fixed_macs(&mut self, count: usize) {
-        self.graph.fixed_macs += count as u64;
+    /// Ends with the logits and returns the graph.
+    pub(crate) fn finish(mut self, logits: Value) -> Graph {
+        self.node(Op::Output, &[logits], logits.width, logits.map);
+        self.graph
     }
 
-    /// Returns the finished graph.
-    pub(crate) fn finish(self) -> Graph {
-        self.graph
+    fn node(&mut self, op: Op, inputs: &[Value], width: usize, map: [usize; 2]) -> Value {
+        let inputs = inputs.iter().map(|value| value.node).collect();
+        self.graph.nodes.push(Node { op, inputs, width });
+        Value { node: self.graph.nodes.len() - 1, width, map }
     }
 
     fn layer(&mut self, path: &str, kind: Kind, shape: Vec<usize>, bias: bool, uses: usize) {

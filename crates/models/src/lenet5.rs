@@ -36,7 +36,7 @@ impl LeNet5 {
     pub(crate) fn new(architecture: &Architecture, init: &Init) -> Self {
         Self {
             conv1: conv1(architecture).init(&init.at("conv1"), Scheme::Uniform),
-            conv2: conv2().init(&init.at("conv2"), Scheme::Uniform),
+            conv2: conv2(architecture).init(&init.at("conv2"), Scheme::Uniform),
             fc1: fc1(architecture).init(&init.at("fc1"), Scheme::Uniform),
             fc2: fc2(architecture).init(&init.at("fc2"), Scheme::Uniform),
         }
@@ -52,29 +52,36 @@ impl LeNet5 {
 }
 
 pub(crate) fn graph(architecture: &Architecture) -> Graph {
-    let mut ledger = Ledger::new();
-    let map = ledger.conv("conv1", conv1(architecture), architecture.map());
-    ledger.conv("conv2", conv2(), halved(map));
-    ledger.linear("fc1", fc1(architecture), 1);
-    ledger.linear("fc2", fc2(architecture), 1);
-    ledger.finish()
+    let (mut ledger, x) = Ledger::new(architecture.input);
+    let x = ledger.conv("conv1", conv1(architecture), x);
+    let x = ledger.pool(x, halved(x.map));
+    let x = ledger.conv("conv2", conv2(architecture), x);
+    let x = ledger.pool(x, halved(x.map));
+    let x = ledger.flatten(x);
+    let x = ledger.linear("fc1", fc1(architecture), 1, x);
+    let x = ledger.relu(x);
+    let x = ledger.linear("fc2", fc2(architecture), 1, x);
+    ledger.finish(x)
 }
 
 fn conv1(architecture: &Architecture) -> Conv2dConfig {
-    Conv2dConfig::new(architecture.input[0], CHANNELS[0], 5).without_padding().with_bias()
+    let outputs = architecture.width("conv1", CHANNELS[0]);
+    Conv2dConfig::new(architecture.input[0], outputs, 5).without_padding().with_bias()
 }
 
-fn conv2() -> Conv2dConfig {
-    Conv2dConfig::new(CHANNELS[0], CHANNELS[1], 5).without_padding().with_bias()
+fn conv2(architecture: &Architecture) -> Conv2dConfig {
+    let outputs = architecture.width("conv2", CHANNELS[1]);
+    Conv2dConfig::new(conv1(architecture).outputs, outputs, 5).without_padding().with_bias()
 }
 
 fn fc1(architecture: &Architecture) -> LinearConfig {
-    let map = halved(conv2().output(halved(conv1(architecture).output(architecture.map()))));
-    LinearConfig::new(CHANNELS[1] * map[0] * map[1], HIDDEN)
+    let conv2 = conv2(architecture);
+    let map = halved(conv2.output(halved(conv1(architecture).output(architecture.map()))));
+    LinearConfig::new(conv2.outputs * map[0] * map[1], architecture.width("fc1", HIDDEN))
 }
 
 fn fc2(architecture: &Architecture) -> LinearConfig {
-    LinearConfig::new(HIDDEN, architecture.classes)
+    LinearConfig::new(fc1(architecture).outputs, architecture.classes)
 }
 
 fn halved(map: [usize; 2]) -> [usize; 2] {

@@ -43,14 +43,23 @@ impl Mlp {
 }
 
 pub(crate) fn graph(architecture: &Architecture) -> Graph {
-    let mut ledger = Ledger::new();
-    for (i, layer) in layers(architecture).into_iter().enumerate() {
-        ledger.linear(&format!("fc{}", i + 1), layer, 1);
-    }
-    ledger.finish()
+    let [fc1, fc2, fc3] = layers(architecture);
+    let (mut ledger, x) = Ledger::new(architecture.input);
+    let x = ledger.flatten(x);
+    let x = ledger.linear("fc1", fc1, 1, x);
+    let x = ledger.relu(x);
+    let x = ledger.linear("fc2", fc2, 1, x);
+    let x = ledger.relu(x);
+    let x = ledger.linear("fc3", fc3, 1, x);
+    ledger.finish(x)
 }
 
 fn layers(architecture: &Architecture) -> [LinearConfig; 3] {
     let pixels = architecture.input.iter().product();
-    [LinearConfig::new(pixels, 300), LinearConfig::new(300, 100), LinearConfig::new(100, architecture.classes)]
+    let [first, second] = [architecture.width("fc1", 300), architecture.width("fc2", 100)];
+    [
+        LinearConfig::new(pixels, first),
+        LinearConfig::new(first, second),
+        LinearConfig::new(second, architecture.classes),
+    ]
 }

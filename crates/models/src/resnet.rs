@@ -20,7 +20,7 @@ use crate::init::{Init, Scheme};
 use crate::layers::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average,
 };
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Value};
 
 const SCHEME: Scheme = Scheme::KaimingNormalFanIn;
 const WIDTHS: [usize; 4] = [64, 128, 256, 512];
@@ -54,18 +54,20 @@ pub struct ResNet {
 
 impl ResNet {
     pub(crate) fn new(architecture: &Architecture, depth: &Depth, init: &Init) -> Self {
+        let stages = depth.stages(architecture);
+        let width = stages[3].last().expect("every stage has blocks").outputs;
         let [layer1, layer2, layer3, layer4] = [0, 1, 2, 3].map(|i| {
             let at = init.at(format_args!("layer{}", i + 1));
-            depth.stage(i).iter().enumerate().map(|(j, block)| block.init(&at.at(j))).collect()
+            stages[i].iter().enumerate().map(|(j, block)| block.init(&at.at(j))).collect()
         });
         Self {
             conv1: stem(architecture).init(&init.at("conv1"), SCHEME),
-            bn1: BatchNorm::new(WIDTHS[0], init),
+            bn1: BatchNorm::new(stem(architecture).outputs, init),
             layer1,
             layer2,
             layer3,
             layer4,
-            fc: depth.classifier(architecture).init(&init.at("fc"), Scheme::Uniform),
+            fc: LinearConfig::new(width, architecture.classes).init(&init.at("fc"), Scheme::Uniform),
             pools: architecture.stem == Stem::ImageNet,
         }
     }
@@ -85,98 +87,114 @@ impl ResNet {
 }
 
 pub(crate) fn graph(architecture: &Architecture, depth: &Depth) -> Graph {
-    let mut ledger = Ledger::new();
-    let mut map = ledger.conv("conv1", stem(architecture), architecture.map());
-    ledger.norm(WIDTHS[0]);
+    let (mut ledger, x) = Ledger::new(architecture.input);
+    let x = ledger.conv("conv1", stem(architecture), x);
+    let x = ledger.batch_norm("bn1", x);
+    let mut x = ledger.relu(x);
     if architecture.stem == Stem::ImageNet {
-        map = map.map(|side| side.div_ceil(2));
+        x = ledger.pool(x, x.map.map(|side| side.div_ceil(2)));
     }
-    for i in 0..4 {
-        for (j, block) in depth.stage(i).iter().enumerate() {
-            map = block.list(&mut ledger, &format!("layer{}.{j}", i + 1), map);
+    for (i, blocks) in depth.stages(architecture).iter().enumerate() {
+        for (j, block) in blocks.iter().enumerate() {
+            x = block.list(&mut ledger, &format!("layer{}.{j}", i + 1), x);
         }
     }
-    ledger.linear("fc", depth.classifier(architecture), 1);
-    ledger.finish()
+    let x = ledger.pool(x, [1, 1]);
+    let x = ledger.linear("fc", LinearConfig::new(x.width, architecture.classes), 1, x);
+    ledger.finish(x)
 }
 
 fn stem(architecture: &Architecture) -> Conv2dConfig {
+    let width = architecture.width("conv1", WIDTHS[0]);
     match architecture.stem {
-        Stem::Cifar => Conv2dConfig::new(architecture.input[0], WIDTHS[0], 3),
-        Stem::ImageNet => Conv2dConfig::new(architecture.input[0], WIDTHS[0], 7).with_stride(2),
+        Stem::Cifar => Conv2dConfig::new(architecture.input[0], width, 3),
+        Stem::ImageNet => Conv2dConfig::new(architecture.input[0], width, 7).with_stride(2),
     }
 }
 
 impl Depth {
-    fn expansion(&self) -> usize {
-        if self.bottleneck { 4 } else { 1 }
-    }
-
-    fn classifier(&self, architecture: &Architecture) -> LinearConfig {
-        LinearConfig::new(WIDTHS[3] * self.expansion(), architecture.classes)
-    }
-
-    /// Returns the blocks of stage `i`; the first of every stage but the first halves the map.
-    fn stage(&self, i: usize) -> Vec<BlockConfig> {
-        let width = WIDTHS[i];
-        let outputs = width * self.expansion();
-        let before = if i == 0 { WIDTHS[0] } else { WIDTHS[i - 1] * self.expansion() };
-        (0..self.blocks[i])
-            .map(|j| BlockConfig {
-                inputs: if j == 0 { before } else { outputs },
-                width,
-                outputs,
-                stride: if i > 0 && j == 0 { 2 } else { 1 },
-                bottleneck: self.bottleneck,
-            })
-            .collect()
+    /// Returns the blocks of every stage; the first of every stage but the first halves the map.
+    fn stages(&self, architecture: &Architecture) -> Vec<Vec<BlockConfig>> {
+        let (expansion, last) = if self.bottleneck { (4, "conv3") } else { (1, "conv2") };
+        let mut inputs = stem(architecture).outputs;
+        let mut stages = Vec::new();
+        for (i, full) in WIDTHS.into_iter().enumerate() {
+            let mut blocks = Vec::new();
+            for j in 0..self.blocks[i] {
+                let path = format!("layer{}.{j}", i + 1);
+                let downsamples = j == 0 && (i > 0 || expansion > 1);
+                let outputs = match downsamples {
+                    true => architecture.width(&format!("{path}.{last}"), full * expansion),
+                    false => inputs,
+                };
+                let width = |conv| architecture.width(&format!("{path}.{conv}"), full);
+                blocks.push(BlockConfig {
+                    inputs,
+                    width: width("conv1"),
+                    middle: self.bottleneck.then(|| width("conv2")),
+                    outputs,
+                    stride: if i > 0 && j == 0 { 2 } else { 1 },
+                    downsamples,
+                });
+                inputs = outputs;
+            }
+            stages.push(blocks);
+        }
+        stages
     }
 }
 
 struct BlockConfig {
     inputs: usize,
     width: usize,
+    /// The width of a bottleneck's 3×3 convolution.
+    middle: Option<usize>,
     outputs: usize,
     stride: usize,
-    bottleneck: bool,
+    downsamples: bool,
 }
 
 impl BlockConfig {
     fn conv1(&self) -> Conv2dConfig {
-        match self.bottleneck {
-            true => Conv2dConfig::new(self.inputs, self.width, 1),
-            false => Conv2dConfig::new(self.inputs, self.width, 3).with_stride(self.stride),
+        match self.middle {
+            Some(_) => Conv2dConfig::new(self.inputs, self.width, 1),
+            None => Conv2dConfig::new(self.inputs, self.width, 3).with_stride(self.stride),
         }
     }
 
     fn conv2(&self) -> Conv2dConfig {
-        let stride = if self.bottleneck { self.stride } else { 1 };
-        Conv2dConfig::new(self.width, self.width, 3).with_stride(stride)
+        match self.middle {
+            Some(middle) => Conv2dConfig::new(self.width, middle, 3).with_stride(self.stride),
+            None => Conv2dConfig::new(self.width, self.outputs, 3),
+        }
     }
 
     fn conv3(&self) -> Option<Conv2dConfig> {
-        self.bottleneck.then(|| Conv2dConfig::new(self.width, self.outputs, 1))
+        self.middle.map(|middle| Conv2dConfig::new(middle, self.outputs, 1))
     }
 
     fn downsample(&self) -> Option<Conv2dConfig> {
-        let same = self.stride == 1 && self.inputs == self.outputs;
-        (!same).then(|| Conv2dConfig::new(self.inputs, self.outputs, 1).with_stride(self.stride))
+        self.downsamples.then(|| Conv2dConfig::new(self.inputs, self.outputs, 1).with_stride(self.stride))
     }
 
-    fn list(&self, ledger: &mut Ledger, path: &str, map: [usize; 2]) -> [usize; 2] {
-        let mut output = ledger.conv(&format!("{path}.conv1"), self.conv1(), map);
-        ledger.norm(self.width);
-        output = ledger.conv(&format!("{path}.conv2"), self.conv2(), output);
-        ledger.norm(self.width);
+    fn list(&self, ledger: &mut Ledger, path: &str, x: Value) -> Value {
+        let y = ledger.conv(&format!("{path}.conv1"), self.conv1(), x);
+        let y = ledger.batch_norm(&format!("{path}.bn1"), y);
+        let y = ledger.relu(y);
+        let y = ledger.conv(&format!("{path}.conv2"), self.conv2(), y);
+        let mut y = ledger.batch_norm(&format!("{path}.bn2"), y);
         if let Some(conv) = self.conv3() {
-            ledger.conv(&format!("{path}.conv3"), conv, output);
-            ledger.norm(self.outputs);
+            y = ledger.relu(y);
+            y = ledger.conv(&format!("{path}.conv3"), conv, y);
+            y = ledger.batch_norm(&format!("{path}.bn3"), y);
         }
+        let mut shortcut = x;
         if let Some(conv) = self.downsample() {
-            ledger.conv(&format!("{path}.downsample.0"), conv, map);
-            ledger.norm(self.outputs);
+            shortcut = ledger.conv(&format!("{path}.downsample.0"), conv, x);
+            shortcut = ledger.batch_norm(&format!("{path}.downsample.1"), shortcut);
         }
-        output
+        let sum = ledger.add(y, shortcut);
+        ledger.relu(sum)
     }
 
     fn init(&self, init: &Init) -> Block {
@@ -185,7 +203,7 @@ impl BlockConfig {
             conv1: self.conv1().init(&init.at("conv1"), SCHEME),
             bn1: BatchNorm::new(self.width, init),
             conv2: self.conv2().init(&init.at("conv2"), SCHEME),
-            bn2: BatchNorm::new(self.width, init),
+            bn2: BatchNorm::new(self.conv2().outputs, init),
             bn3: conv3.map(|_| BatchNorm::new(self.outputs, init)),
             conv3: conv3.map(|conv| conv.init(&init.at("conv3"), SCHEME)),
             downsample: self

@@ -40,19 +40,21 @@ pub struct Vgg {
 impl Vgg {
     pub(crate) fn new(architecture: &Architecture, column: Column, init: &Init) -> Self {
         let at = init.at("feature");
-        let mut inputs = architecture.input[0];
         let mut feature = Vec::new();
-        for (stage, outputs) in WIDTHS.into_iter().enumerate() {
+        for (stage, convs) in stages(architecture, column).into_iter().enumerate() {
             if stage > 0 {
                 feature.push(Step::Pool);
             }
-            for _ in 0..column[stage] {
-                let conv = conv(inputs, outputs).init(&at.at(feature.len()), Scheme::KaimingNormalFanOut);
-                feature.extend([Step::Conv(conv), Step::Norm(BatchNorm::new(outputs, init)), Step::Relu]);
-                inputs = outputs;
+            for (step, conv) in convs {
+                let norm = BatchNorm::new(conv.outputs, init);
+                feature.push(Step::Conv(conv.init(&at.at(step), Scheme::KaimingNormalFanOut)));
+                feature.extend([Step::Norm(norm), Step::Relu]);
             }
         }
-        Self { feature, classifier: classifier(architecture).init(&init.at("classifier"), Scheme::Normal(0.01)) }
+        Self {
+            feature,
+            classifier: classifier(architecture, column).init(&init.at("classifier"), Scheme::Normal(0.01)),
+        }
     }
 
     /// Returns the logits of `images`.
@@ -63,31 +65,43 @@ impl Vgg {
 }
 
 pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
-    let mut ledger = Ledger::new();
-    let mut map = architecture.map();
+    let (mut ledger, mut x) = Ledger::new(architecture.input);
+    for (stage, convs) in stages(architecture, column).into_iter().enumerate() {
+        if stage > 0 {
+            x = ledger.pool(x, x.map.map(|side| side / 2));
+        }
+        for (step, conv) in convs {
+            x = ledger.conv(&format!("feature.{step}"), conv, x);
+            x = ledger.batch_norm(&format!("feature.{}", step + 1), x);
+            x = ledger.relu(x);
+        }
+    }
+    let x = ledger.pool(x, [1, 1]);
+    let x = ledger.linear("classifier", classifier(architecture, column), 1, x);
+    ledger.finish(x)
+}
+
+/// Returns the convolutions of every stage, each with its place in the stack.
+fn stages(architecture: &Architecture, column: Column) -> Vec<Vec<(usize, Conv2dConfig)>> {
     let mut inputs = architecture.input[0];
     let mut step = 0;
-    for (stage, outputs) in WIDTHS.into_iter().enumerate() {
-        if stage > 0 {
-            map = map.map(|side| side / 2);
-            step += 1;
-        }
+    let mut stages = Vec::new();
+    for (stage, full) in WIDTHS.into_iter().enumerate() {
+        step += usize::from(stage > 0);
+        let mut convs = Vec::new();
         for _ in 0..column[stage] {
-            ledger.conv(&format!("feature.{step}"), conv(inputs, outputs), map);
-            ledger.norm(outputs);
+            let outputs = architecture.width(&format!("feature.{step}"), full);
+            convs.push((step, Conv2dConfig::new(inputs, outputs, 3)));
             inputs = outputs;
             // The convolution, its normalisation and the rectifier.
             step += 3;
         }
+        stages.push(convs);
     }
-    ledger.linear("classifier", classifier(architecture), 1);
-    ledger.finish()
+    stages
 }
 
-fn conv(inputs: usize, outputs: usize) -> Conv2dConfig {
-    Conv2dConfig::new(inputs, outputs, 3)
-}
-
-fn classifier(architecture: &Architecture) -> LinearConfig {
-    LinearConfig::new(WIDTHS[4], architecture.classes)
+fn classifier(architecture: &Architecture, column: Column) -> LinearConfig {
+    let last = stages(architecture, column).into_iter().flatten().next_back();
+    LinearConfig::new(last.expect("every column has convolutions").1.outputs, architecture.classes)
 }

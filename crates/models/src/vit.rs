@@ -14,6 +14,7 @@
 use bonsai_pruning::Graph;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 
 use crate::architecture::Architecture;
@@ -60,8 +61,8 @@ impl Vit {
             },
             cls_token: embedding("cls_token", 1),
             pos_embed: embedding("pos_embed", size.tokens(architecture)),
-            blocks: (0..size.blocks).map(|i| Block::new(size, &at.at(i))).collect(),
-            norm: layer_norm(size, init.device()),
+            blocks: (0..size.blocks).map(|i| size.block(architecture, i).init(&at.at(i))).collect(),
+            norm: layer_norm(size.width, init.device()),
             head: size.head(architecture).init(&init.at("head"), SCHEME),
         }
     }
@@ -78,22 +79,25 @@ impl Vit {
 
 pub(crate) fn graph(architecture: &Architecture, size: &Size) -> Graph {
     let tokens = size.tokens(architecture);
-    let mut ledger = Ledger::new();
+    let (mut ledger, image) = Ledger::new(architecture.input);
     ledger.parameters(size.width + tokens * size.width);
-    ledger.conv("patch_embed.proj", size.patches(architecture), architecture.map());
+    let mut x = ledger.conv("patch_embed.proj", size.patches(architecture), image);
     for i in 0..size.blocks {
-        ledger.norm(size.width);
-        ledger.linear(&format!("blocks.{i}.attn.qkv"), size.qkv(), tokens);
-        // Queries times keys, and weights times values.
-        ledger.fixed_macs(2 * tokens * tokens * size.width);
-        ledger.linear(&format!("blocks.{i}.attn.proj"), size.proj(), tokens);
-        ledger.norm(size.width);
-        ledger.linear(&format!("blocks.{i}.mlp.fc1"), size.fc1(), tokens);
-        ledger.linear(&format!("blocks.{i}.mlp.fc2"), size.fc2(), tokens);
+        let block = size.block(architecture, i);
+        let y = ledger.layer_norm(x);
+        let y = ledger.linear(&format!("blocks.{i}.attn.qkv"), block.qkv(), tokens, y);
+        let y = ledger.attention(&format!("blocks.{i}.attn"), block.heads, block.heads * block.value, tokens, y);
+        let y = ledger.linear(&format!("blocks.{i}.attn.proj"), block.proj(), tokens, y);
+        x = ledger.add(x, y);
+        let y = ledger.layer_norm(x);
+        let y = ledger.linear(&format!("blocks.{i}.mlp.fc1"), block.fc1(), tokens, y);
+        let y = ledger.gelu(y);
+        let y = ledger.linear(&format!("blocks.{i}.mlp.fc2"), block.fc2(), tokens, y);
+        x = ledger.add(x, y);
     }
-    ledger.norm(size.width);
-    ledger.linear("head", size.head(architecture), 1);
-    ledger.finish()
+    let x = ledger.layer_norm(x);
+    let x = ledger.linear("head", size.head(architecture), 1, x);
+    ledger.finish(x)
 }
 
 impl Size {
@@ -109,12 +113,42 @@ impl Size {
             .with_bias()
     }
 
+    fn head(&self, architecture: &Architecture) -> LinearConfig {
+        LinearConfig::new(self.width, architecture.classes)
+    }
+
+    /// Returns the shape of block `i`.
+    fn block(&self, architecture: &Architecture, i: usize) -> BlockConfig {
+        let width = |group, full| architecture.width(&format!("blocks.{i}.{group}"), full);
+        let full = self.width / self.heads;
+        BlockConfig {
+            width: self.width,
+            heads: width("attn.heads", self.heads),
+            key: width("attn.qk", full),
+            value: width("attn.v", full),
+            scale: (full as f64).powf(-0.5),
+            hidden: width("mlp.fc1", self.hidden),
+        }
+    }
+}
+
+/// The shape of a block; queries and keys of a head have one width, its values another.
+struct BlockConfig {
+    width: usize,
+    heads: usize,
+    key: usize,
+    value: usize,
+    scale: f64,
+    hidden: usize,
+}
+
+impl BlockConfig {
     fn qkv(&self) -> LinearConfig {
-        LinearConfig::new(self.width, 3 * self.width)
+        LinearConfig::new(self.width, self.heads * (2 * self.key + self.value))
     }
 
     fn proj(&self) -> LinearConfig {
-        LinearConfig::new(self.width, self.width)
+        LinearConfig::new(self.heads * self.value, self.width)
     }
 
     fn fc1(&self) -> LinearConfig {
@@ -125,13 +159,27 @@ impl Size {
         LinearConfig::new(self.hidden, self.width)
     }
 
-    fn head(&self, architecture: &Architecture) -> LinearConfig {
-        LinearConfig::new(self.width, architecture.classes)
+    fn init(&self, init: &Init) -> Block {
+        let (attn, mlp) = (init.at("attn"), init.at("mlp"));
+        Block {
+            norm1: layer_norm(self.width, init.device()),
+            attn: Attention {
+                qkv: self.qkv().init(&attn.at("qkv"), SCHEME),
+                proj: self.proj().init(&attn.at("proj"), SCHEME),
+                heads: self.heads,
+                scale: self.scale,
+            },
+            norm2: layer_norm(self.width, init.device()),
+            mlp: Perceptron {
+                fc1: self.fc1().init(&mlp.at("fc1"), SCHEME),
+                fc2: self.fc2().init(&mlp.at("fc2"), SCHEME),
+            },
+        }
     }
 }
 
-fn layer_norm(size: &Size, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(size.width).with_epsilon(EPSILON).init(device)
+fn layer_norm(width: usize, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(width).with_epsilon(EPSILON).init(device)
 }
 
 fn normalise(norm: &LayerNorm, x: Tokens) -> Tokens {
@@ -155,24 +203,6 @@ pub struct Block {
 }
 
 impl Block {
-    fn new(size: &Size, init: &Init) -> Self {
-        let (attn, mlp) = (init.at("attn"), init.at("mlp"));
-        Self {
-            norm1: layer_norm(size, init.device()),
-            attn: Attention {
-                qkv: size.qkv().init(&attn.at("qkv"), SCHEME),
-                proj: size.proj().init(&attn.at("proj"), SCHEME),
-                heads: size.heads,
-                scale: ((size.width / size.heads) as f64).powf(-0.5),
-            },
-            norm2: layer_norm(size, init.device()),
-            mlp: Perceptron {
-                fc1: size.fc1().init(&mlp.at("fc1"), SCHEME),
-                fc2: size.fc2().init(&mlp.at("fc2"), SCHEME),
-            },
-        }
-    }
-
     fn forward(&self, x: Tokens, sparsity: &Sparsity) -> Tokens {
         let x = self.attn.forward(normalise(&self.norm1, x.clone()), x, sparsity);
         self.mlp.forward(normalise(&self.norm2, x.clone()), x, sparsity)
@@ -192,7 +222,24 @@ impl Attention {
     /// Attends, and adds `onto`.
     fn forward(&self, x: Tokens, onto: Tokens, sparsity: &Sparsity) -> Tokens {
         let qkv = self.qkv.forward_tokens(x, None, sparsity);
-        self.proj.forward_tokens(qkv.attention(self.heads, self.scale), Some(onto), sparsity)
+        let [values, _] = self.proj.weight.val().dims();
+        let attended = match qkv.dims()[2] == 3 * values {
+            true => qkv.attention(self.heads, self.scale),
+            false => Tokens::new(self.attend(qkv.into_tensor(), values)),
+        };
+        self.proj.forward_tokens(attended, Some(onto), sparsity)
+    }
+
+    /// Attends where heads have more or fewer values than keys.
+    fn attend(&self, qkv: Tensor<3>, values: usize) -> Tensor<3> {
+        let [images, tokens, all] = qkv.dims();
+        let keys = (all - values) / 2;
+        let [q, k, v] = [(0, keys), (keys, keys), (2 * keys, values)].map(|(start, width)| {
+            let part = qkv.clone().narrow(2, start, width);
+            part.reshape([images, tokens, self.heads, width / self.heads]).swap_dims(1, 2)
+        });
+        let weights = softmax(q.matmul(k.swap_dims(2, 3)).mul_scalar(self.scale), 3);
+        weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, values])
     }
 }
 

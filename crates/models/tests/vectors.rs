@@ -219,7 +219,7 @@ fn the_zero_channels_of_shortcut_a() {
         let (inputs, outputs, pad) = (size("cin"), size("cout"), size("pad_each_side"));
         let values: Vec<f32> = (1..=inputs).flat_map(|channel| [channel as f32; 4]).collect();
         let x = Tensor::<4>::from_data(TensorData::new(values, [1, inputs, 2, 2]), &Device::flex());
-        let out = pad_shortcut(Activation::new(x), outputs).into_nchw().into_data().try_to_vec::<f32>().unwrap();
+        let out = pad_shortcut(Activation::new(x), pad, outputs).into_nchw().into_data().try_to_vec::<f32>().unwrap();
         let expected: Vec<f32> =
             (0..outputs).map(|c| if (pad..pad + inputs).contains(&c) { (c - pad + 1) as f32 } else { 0.0 }).collect();
         assert_eq!(out, expected, "{case}");

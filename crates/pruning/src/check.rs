@@ -11,6 +11,24 @@ pub fn share(field: &str, value: f64) -> Result<(), String> {
     }
 }
 
+/// Checks a share that must be above 0 and at most 1.
+pub fn part(field: &str, value: f64) -> Result<(), String> {
+    if value > 0.0 && value <= 1.0 {
+        Ok(())
+    } else {
+        Err(format!("`{field}` is {value}, but must be above 0 and at most 1"))
+    }
+}
+
+/// Checks a number that must be above 0 and finite.
+pub fn positive(field: &str, value: f64) -> Result<(), String> {
+    if value > 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(format!("`{field}` is {value}, but must be above 0 and finite"))
+    }
+}
+
 /// Checks that one share is not above another.
 pub fn at_most(field: &str, value: f64, limit_field: &str, limit: f64) -> Result<(), String> {
     if value <= limit {

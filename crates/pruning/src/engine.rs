@@ -3,9 +3,10 @@
 use crate::clock::Clock;
 use crate::graph::{Graph, LayerSpec};
 use crate::mask::Mask;
-use crate::scheduler::{Event, Rules, Scheduler, Start};
+use crate::scheduler::{Event, Removes, Rules, Scheduler, Start};
 use crate::select;
 use crate::suggest::suggestion;
+use crate::units::{ChannelOptions, Units};
 
 /// What applies to every scheduler alike.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +17,8 @@ pub struct Options {
     pub floor: f64,
     /// The seed of every random choice.
     pub seed: u64,
+    /// How channels are removed, where the method removes channels.
+    pub channels: ChannelOptions,
 }
 
 /// What an event did to the network.
@@ -23,6 +26,8 @@ pub struct Options {
 pub struct Change {
     /// One entry per prunable layer, in graph order.
     pub layers: Vec<LayerChange>,
+    /// The channel groups that lost units.
+    pub groups: Vec<GroupChange>,
     /// The share of prunable weights that is removed now.
     pub sparsity: f64,
     /// Whether any mask or any weight is different now.
@@ -44,6 +49,17 @@ pub struct LayerChange {
     pub retained: Mask,
 }
 
+/// What an event did to one channel group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupChange {
+    /// The name of the group.
+    pub name: String,
+    /// Units kept now.
+    pub kept: usize,
+    /// Units that were kept before and are not now.
+    pub pruned: usize,
+}
+
 /// The masks of a network and the scheduler that changes them.
 pub struct Engine {
     pub(crate) layers: Vec<LayerSpec>,
@@ -60,6 +76,13 @@ pub struct Engine {
     pub(crate) last: Option<Clock>,
     /// Costs that no mask saves: fixed ones and those of excluded layers.
     fixed_macs: u64,
+    /// The network as it is now.
+    pub(crate) graph: Graph,
+    /// Its channel groups, where the method removes channels.
+    pub(crate) units: Option<Units>,
+    /// The prunable layers as they were before anything was cut away.
+    full_layers: Vec<LayerSpec>,
+    full_macs: u64,
 }
 
 impl Engine {
@@ -69,7 +92,7 @@ impl Engine {
     ///
     /// A sentence when an excluded name is unknown, no layer is left, or the floor leaves no room for the sparsity.
     pub fn new(graph: &Graph, scheduler: Box<dyn Scheduler>, options: Options) -> Result<Self, String> {
-        let Options { exclude, floor, seed } = options;
+        let Options { exclude, floor, seed, channels } = options;
         let names = || graph.layers.iter().map(|layer| layer.name.as_str());
         if let Some(name) = exclude.iter().find(|name| !names().any(|known| known == name.as_str())) {
             return Err(format!(
@@ -80,8 +103,13 @@ impl Engine {
         if !(0.0..1.0).contains(&floor) {
             return Err(format!("`floor` is {floor}, but must be at least 0 and below 1"));
         }
-        let (excluded, layers): (Vec<_>, Vec<_>) =
-            graph.layers.iter().cloned().partition(|layer| exclude.contains(&layer.name));
+        let units = match scheduler.removes() {
+            Removes::Weights => None,
+            removes => Some(Units::new(graph, removes, channels, (&exclude, floor))?),
+        };
+        // An excluded layer keeps its outputs, but may lose inputs: with channels, every layer counts.
+        let spared = |layer: &LayerSpec| units.is_none() && exclude.contains(&layer.name);
+        let (excluded, layers): (Vec<_>, Vec<_>) = graph.layers.iter().cloned().partition(spared);
         if layers.is_empty() {
             return Err("no layer is left to prune".to_string());
         }
@@ -95,13 +123,18 @@ impl Engine {
             fixed_macs: graph.fixed_macs + excluded.iter().map(|layer| layer.macs).sum::<u64>(),
             has_first: graph.layers[0].name == layers[0].name,
             least,
+            full_layers: layers.clone(),
             layers,
             scheduler,
             seed,
             last: None,
             projected: false,
+            full_macs: graph.macs(),
+            graph: graph.clone(),
+            units,
         };
         engine.check_room(floor)?;
+        engine.check_cost()?;
         Ok(engine)
     }
 
@@ -118,6 +151,23 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+
+    fn check_cost(&self) -> Result<(), String> {
+        let (Some(units), Some(target)) = (&self.units, self.scheduler.target_macs()) else { return Ok(()) };
+        let least = units.least_macs(&self.graph) as f64 / self.full_macs as f64;
+        if least > target {
+            return Err(format!(
+                "`macs` is {target}, but this network costs {least:.4} of its multiply-accumulates when every group that may \
+                 be pruned is at its smallest"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the prunable layers as they were before anything was cut away.
+    pub fn full_layers(&self) -> &[LayerSpec] {
+        &self.full_layers
     }
 
     /// Returns the prunable layers in graph order.
@@ -199,8 +249,13 @@ impl Engine {
             let kept = if event.keep_regrown { &self.masks } else { &stayed };
             retained = retained.iter().zip(kept).map(|(a, b)| both(a, b)).collect();
         }
+        let mut groups = Vec::new();
+        if let Some(cut) = event.cut {
+            groups = self.cut_channels(cut, weights);
+            retained.clone_from(&self.masks);
+        }
         self.last = Some(*clock);
-        self.change(&before, retained)
+        Change { groups, ..self.change(&before, retained) }
     }
 
     /// Returns the number of prunable weights that are kept.
@@ -210,7 +265,7 @@ impl Engine {
 
     /// Returns the number of prunable weights.
     pub fn total(&self) -> u64 {
-        self.masks.iter().map(|mask| mask.len() as u64).sum()
+        self.full_layers.iter().map(|layer| layer.weights() as u64).sum()
     }
 
     /// Returns the share of prunable weights that is removed.
@@ -223,12 +278,16 @@ impl Engine {
         let cost = |(layer, mask): (&LayerSpec, &Mask)| {
             (u128::from(layer.macs) * mask.kept() as u128 / layer.weights() as u128) as u64
         };
-        self.fixed_macs + self.layers.iter().zip(&self.masks).map(cost).sum::<u64>()
+        match &self.units {
+            // Attention costs less with every head, so what is fixed for weights is not for channels.
+            Some(units) => units.channels.macs(&self.graph, &units.kept),
+            None => self.fixed_macs + self.layers.iter().zip(&self.masks).map(cost).sum::<u64>(),
+        }
     }
 
     /// Returns the multiply-accumulates for one image of the dense network.
     pub fn dense_macs(&self) -> u64 {
-        self.fixed_macs + self.layers.iter().map(|layer| layer.macs).sum::<u64>()
+        self.full_macs
     }
 
     /// Returns the scheduler's figures for the dashboard, as of the last event.
@@ -236,7 +295,7 @@ impl Engine {
         self.last.map_or_else(Vec::new, |clock| self.scheduler.observe(&clock))
     }
 
-    fn change(&self, before: &[Mask], retained: Vec<Mask>) -> Change {
+    pub(crate) fn change(&self, before: &[Mask], retained: Vec<Mask>) -> Change {
         let mut changed = false;
         let mut layers = Vec::new();
         for (((layer, before), after), retained) in self.layers.iter().zip(before).zip(&self.masks).zip(retained) {
@@ -245,7 +304,7 @@ impl Engine {
             changed |= pruned + grown > 0 || retained != *after;
             layers.push(LayerChange { name: layer.name.clone(), kept: after.kept(), pruned, grown, retained });
         }
-        Change { layers, sparsity: self.sparsity(), changed }
+        Change { layers, groups: Vec::new(), sparsity: self.sparsity(), changed }
     }
 
     fn check_sizes(&self, weights: &[Vec<f32>], gradients: Option<&[Vec<f32>]>) {
@@ -295,12 +354,12 @@ mod tests {
     fn graph() -> Graph {
         let layer =
             |name: &str, out, macs| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![out, 2], macs };
-        Graph { layers: vec![layer("a", 2, 40), layer("b", 4, 80)], parameters: 12, fixed_macs: 5 }
+        Graph { layers: vec![layer("a", 2, 40), layer("b", 4, 80)], parameters: 12, fixed_macs: 5, ..Graph::default() }
     }
 
     fn engine(exclude: &[&str], target: f64, floor: f64) -> Result<Engine, String> {
         let exclude = exclude.iter().map(|name| name.to_string()).collect();
-        Engine::new(&graph(), Box::new(Plain { target }), Options { exclude, floor, seed: 0 })
+        Engine::new(&graph(), Box::new(Plain { target }), Options { exclude, floor, ..Options::default() })
     }
 
     fn bits(mask: &Mask) -> Vec<u8> {
@@ -379,7 +438,7 @@ mod tests {
         let run = Horizon { iterations_per_epoch: 10, epochs: 4 };
         let table = "name = 'set'\nsparsity = 0.5\nevery = 1\ndrop = 0.5".parse().unwrap();
         let layer = |name: &str| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![8, 8], macs: 64 };
-        let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 128, fixed_macs: 0 };
+        let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 128, fixed_macs: 0, ..Graph::default() };
         let after = |iteration| {
             let scheduler = crate::build(&table, run).unwrap().0;
             let mut engine = Engine::new(&graph, scheduler, Options::default()).unwrap();

@@ -1,4 +1,5 @@
-//! Describes a network to a scheduler: names, kinds, shapes and costs of its layers, without any tensor.
+//! Describes a network to a scheduler: its layers with names, kinds, shapes and costs, and how channels flow between
+//! them, without any tensor.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +43,73 @@ impl LayerSpec {
     }
 }
 
-/// A network as data: its prunable layers in the order of the forward pass, and what else it costs.
+/// One operation of the forward pass, as far as channels are concerned; another names it by its place in [`Graph::nodes`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// The nodes whose results it reads, all of them earlier ones.
+    pub inputs: Vec<usize>,
+    /// The number of channels of its result.
+    pub width: usize,
+}
+
+/// An operation on channels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// The image.
+    Input,
+    /// A convolution or a linear layer; its weight is `{path}.weight`.
+    Layer {
+        /// The path of the layer.
+        path: String,
+        /// Whether it has a `{path}.bias`.
+        bias: bool,
+        /// Whether zeros are added around its input, so that a constant channel is not constant to it.
+        padded: bool,
+    },
+    /// Batch normalisation, with `gamma`, `beta`, `running_mean` and `running_var` under its path.
+    BatchNorm {
+        /// The path of the normalisation.
+        path: String,
+    },
+    /// Layer normalisation: its result depends on how many channels there are, so none of them can go alone.
+    LayerNorm,
+    /// A rectifier.
+    Relu,
+    /// A GELU.
+    Gelu,
+    /// A pool that turns a constant channel into the same constant.
+    Pool,
+    /// A sum, channel by channel.
+    Add,
+    /// Zero channels in front of and behind the input's, until there are as many as the node is wide.
+    Pad {
+        /// Zero channels in front.
+        front: usize,
+    },
+    /// Maps turned into vectors: channel `c` becomes the places from `c · area` to `(c + 1) · area`.
+    Flatten {
+        /// The pixels of a map.
+        area: usize,
+    },
+    /// Attention of every token to every token. Its input holds the queries, the keys and the values of all heads; its
+    /// width is that of the values.
+    Attention {
+        /// The path of the attention.
+        path: String,
+        /// The number of heads.
+        heads: usize,
+        /// The number of tokens.
+        tokens: usize,
+    },
+    /// The logits, which all stay.
+    Output,
+}
+
+/// A network as data: its prunable layers in the order of the forward pass, how channels flow, and what else it costs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Graph {
     /// The convolutional and linear layers.
     pub layers: Vec<LayerSpec>,
@@ -51,6 +117,9 @@ pub struct Graph {
     pub parameters: u64,
     /// Multiply-accumulates for one image that no mask can save, such as those of attention.
     pub fixed_macs: u64,
+    /// The operations in the order of the forward pass; without them weights can be pruned, but no channels.
+    #[serde(default)]
+    pub nodes: Vec<Node>,
 }
 
 impl Graph {
@@ -75,7 +144,7 @@ mod tests {
         let head = LayerSpec { name: "fc.weight".into(), kind: Kind::Linear, shape: vec![10, 64], macs: 640 };
         assert_eq!((stem.units(), stem.width(), stem.weights()), (16, 27, 432));
         assert_eq!((head.units(), head.width(), head.weights()), (10, 64, 640));
-        let graph = Graph { layers: vec![stem, head], parameters: 1100, fixed_macs: 8 };
+        let graph = Graph { layers: vec![stem, head], parameters: 1100, fixed_macs: 8, ..Graph::default() };
         assert_eq!((graph.weights(), graph.macs()), (1072, 443_016));
     }
 }

@@ -10,8 +10,10 @@
 
 pub mod allocation;
 pub mod cadence;
+pub mod channels;
 pub mod check;
 pub mod clock;
+mod compaction;
 mod compat;
 pub mod curve;
 pub mod engine;
@@ -20,6 +22,7 @@ pub mod layer;
 pub mod mask;
 mod phases;
 pub mod plan;
+pub mod proximal;
 pub mod registry;
 pub mod scheduler;
 pub mod schedulers;
@@ -27,18 +30,21 @@ pub mod score;
 pub mod select;
 pub mod state;
 mod suggest;
+mod units;
 
 /// The stream of random numbers that the engine hands to a scheduler, one per seed, layer and iteration.
 pub use bonsai_random::ChaCha8Rng as Random;
 
 pub use allocation::{Allocation, Spread};
 pub use cadence::Cadence;
+pub use channels::{Channels, Group, GroupKind};
 pub use clock::{Clock, Horizon};
-pub use engine::{Change, Engine, LayerChange, Options};
+pub use engine::{Change, Engine, GroupChange, LayerChange, Options};
 pub use graph::{Graph, Kind, LayerSpec};
 pub use layer::Layer;
 pub use mask::Mask;
 pub use plan::{Plan, PlannedEvent, plan};
 pub use registry::{Common, build, names};
-pub use scheduler::{About, Event, Rules, Scheduler, Start};
+pub use scheduler::{About, Cut, Event, Removes, Rules, Scheduler, Start};
 pub use state::EngineState;
+pub use units::{ChannelOptions, GroupView};

@@ -55,7 +55,7 @@ pub struct PlannedEvent {
 /// let table = "name = 'gmp'\nsparsity = 0.9\nend_epoch = 5\nevery = 100".parse().unwrap();
 /// let (scheduler, _) = build(&table, horizon)?;
 /// let layer = LayerSpec { name: "fc.weight".into(), kind: Kind::Linear, shape: vec![10, 100], macs: 1000 };
-/// let graph = Graph { layers: vec![layer], parameters: 1000, fixed_macs: 0 };
+/// let graph = Graph { layers: vec![layer], parameters: 1000, fixed_macs: 0, ..Graph::default() };
 /// let mut engine = Engine::new(&graph, scheduler, Options::default())?;
 ///
 /// let plan = plan(&mut engine, horizon, |_| 0.1, &[vec![1.0; 1000]]);
@@ -94,7 +94,7 @@ pub fn plan(engine: &mut Engine, horizon: Horizon, lr: impl Fn(u64) -> f64, weig
 
 /// Prunes as an event says, without the replacement, whose outcome depends on the training.
 fn project(engine: &mut Engine, clock: &Clock, event: Event, weights: &mut [Vec<f32>]) {
-    if event.sparsity.is_none() {
+    if !event.removes() {
         return;
     }
     for (weights, mask) in weights.iter_mut().zip(engine.masks()) {
@@ -135,9 +135,14 @@ mod tests {
 
     fn engine(table: &str, exclude: &[&str]) -> Engine {
         let layer = |name: &str, macs| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![2, 5], macs };
-        let graph = Graph { layers: vec![layer("a", 100), layer("b", 100)], parameters: 20, fixed_macs: 50 };
+        let graph = Graph {
+            layers: vec![layer("a", 100), layer("b", 100)],
+            parameters: 20,
+            fixed_macs: 50,
+            ..Graph::default()
+        };
         let exclude = exclude.iter().map(|name| name.to_string()).collect();
-        Engine::new(&graph, build(&table.parse().unwrap(), RUN).unwrap().0, Options { exclude, floor: 0.0, seed: 0 })
+        Engine::new(&graph, build(&table.parse().unwrap(), RUN).unwrap().0, Options { exclude, ..Options::default() })
             .unwrap()
     }
 

@@ -4,11 +4,15 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::clock::Horizon;
+use crate::scheduler::Removes;
 use crate::scheduler::Scheduler;
 use crate::schedulers::{
-    dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig, rigl::RiglConfig, set::SetConfig, r#static::StaticConfig,
+    dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig, group_magnitude::GroupMagnitudeConfig,
+    proximal_slimming::ProximalSlimmingConfig, rigl::RiglConfig, set::SetConfig, slimming::SlimmingConfig,
+    r#static::StaticConfig,
 };
 use crate::suggest::suggestion;
+use crate::units::ChannelOptions;
 
 type Build = fn(Table, Horizon) -> Result<Box<dyn Scheduler>, String>;
 
@@ -16,8 +20,11 @@ const SCHEDULERS: &[(&str, Build)] = &[
     ("dense", |table, run| Ok(Box::new(read::<DenseConfig>(table)?.init(run)?))),
     ("gmp", |table, run| Ok(Box::new(read::<GmpConfig>(table)?.init(run)?))),
     ("granet", |table, run| Ok(Box::new(read::<GranetConfig>(table)?.init(run)?))),
+    ("group-magnitude", |table, run| Ok(Box::new(read::<GroupMagnitudeConfig>(table)?.init(run)?))),
+    ("proximal-slimming", |table, run| Ok(Box::new(read::<ProximalSlimmingConfig>(table)?.init(run)?))),
     ("rigl", |table, run| Ok(Box::new(read::<RiglConfig>(table)?.init(run)?))),
     ("set", |table, run| Ok(Box::new(read::<SetConfig>(table)?.init(run)?))),
+    ("slimming", |table, run| Ok(Box::new(read::<SlimmingConfig>(table)?.init(run)?))),
     ("static", |table, run| Ok(Box::new(read::<StaticConfig>(table)?.init(run)?))),
 ];
 
@@ -26,8 +33,10 @@ const SCHEDULERS: &[(&str, Build)] = &[
 pub struct Common {
     /// Exact names of layers that stay dense.
     pub exclude: Vec<String>,
-    /// The share of its weights that every layer keeps at least.
+    /// The share of its weights, or units, that every layer, or group, keeps at least.
     pub floor: f64,
+    /// `groups`, `round_to` and `compact`, which schedulers that remove channels understand.
+    pub channels: ChannelOptions,
 }
 
 /// Builds the scheduler that a `[scheduler]` table describes: `name`, the common keys, and the method's own.
@@ -45,13 +54,30 @@ pub fn build(table: &Table, horizon: Horizon) -> Result<(Box<dyn Scheduler>, Com
     let Some((_, build)) = SCHEDULERS.iter().find(|(known, _)| *known == name) else {
         return Err(format!("there is no scheduler `{name}`{}", suggestion(&name, names())));
     };
+    let usual = ChannelOptions::default();
+    let groups = own.remove("groups");
+    let round_to = own.remove("round_to");
+    let compact = own.remove("compact");
+    let for_channels = [("groups", groups.is_some()), ("round_to", round_to.is_some()), ("compact", compact.is_some())];
     let common = Common {
+        channels: ChannelOptions {
+            groups: groups.map_or(Ok(usual.groups), |value| {
+                common("groups", value, "a list of \"inner\", \"stream\", \"heads\" and \"head-dims\"")
+            })?,
+            round_to: round_to.map_or(Ok(usual.round_to), |value| common("round_to", value, "a whole number"))?,
+            compact: compact.map_or(Ok(usual.compact), |value| common("compact", value, "true or false"))?,
+        },
         exclude: own
             .remove("exclude")
             .map_or(Ok(Vec::new()), |value| common("exclude", value, "a list of layer names"))?,
         floor: own.remove("floor").map_or(Ok(0.0), |value| common("floor", value, "a number"))?,
     };
     let scheduler = build(own, horizon).map_err(|error| format!("scheduler `{name}`: {error}"))?;
+    if let Some((key, _)) = for_channels.iter().find(|(_, given)| *given)
+        && scheduler.removes() == Removes::Weights
+    {
+        return Err(format!("scheduler `{name}`: `{key}` belongs to schedulers that remove channels"));
+    }
     Ok((scheduler, common))
 }
 
@@ -88,6 +114,10 @@ mod tests {
                 Table::from_iter([("name".to_string(), Value::from(name)), ("sparsity".to_string(), Value::from(0.5))]);
             table.insert("every".to_string(), Value::from(5));
             table.insert("end_epoch".to_string(), Value::from(2));
+            for key in ["macs", "lambda", "beta"] {
+                table.insert(key.to_string(), Value::from(0.5));
+            }
+            table.insert("patience".to_string(), Value::from(3));
             // Not every method knows every key.
             let scheduler = loop {
                 match build(&table, RUN) {
@@ -107,7 +137,7 @@ mod tests {
     fn common_keys_are_read_for_every_scheduler() {
         let (_, common) =
             build(&"name = 'dense'\nexclude = ['fc.weight']\nfloor = 0.01".parse().unwrap(), RUN).unwrap();
-        assert_eq!(common, Common { exclude: vec!["fc.weight".to_string()], floor: 0.01 });
+        assert_eq!(common, Common { exclude: vec!["fc.weight".to_string()], floor: 0.01, ..Common::default() });
     }
 
     #[test]
@@ -115,7 +145,11 @@ mod tests {
         assert_eq!(refused("name = 'granett'"), "there is no scheduler `granett`; did you mean `granet`?");
         assert_eq!(
             refused("sparsity = 0.5"),
-            "the scheduler has no `name`; there are `gmp`, `set`, `rigl`, `dense`, `granet`, `static`"
+            "the scheduler has no `name`; there are `gmp`, `set`, `rigl`, `dense`, `granet`, `static`, `slimming`, `group-magnitude`"
+        );
+        assert_eq!(
+            refused("name = 'dense'\nround_to = 8"),
+            "scheduler `dense`: `round_to` belongs to schedulers that remove channels"
         );
         assert_eq!(refused("name = 3"), "`name` of the scheduler is 3, but must be a string");
         assert_eq!(refused("name = 'dense'\nfloor = 'x'"), "`floor` of the scheduler is \"x\", but must be a number");
@@ -151,7 +185,7 @@ mod tests {
         fn absurd_tables_give_a_sentence_and_sound_ones_a_scheduler_that_never_fails(
             name in 0..names().len(),
             keys in prop::collection::btree_map(
-                prop::sample::select(vec!["sparsity", "initial_sparsity", "start_epoch", "end_epoch", "every", "replace",
+                prop::sample::select(vec!["sparsity", "initial_sparsity", "macs", "channels", "lambda", "beta", "patience", "a", "penalty", "round_to", "groups", "compact", "start_epoch", "end_epoch", "every", "replace",
                     "replace_min", "drop", "allocation", "scope", "compat", "floor", "exclude"]), value(), 0..8),
             iterations_per_epoch in prop_oneof![Just(0), Just(1), Just(10), any::<u64>()],
             epochs in prop_oneof![Just(0), Just(4), any::<u64>()],

@@ -5,6 +5,8 @@ use serde_json::Value;
 use crate::allocation::Allocation;
 use crate::clock::Clock;
 use crate::layer::Layer;
+use crate::mask::Mask;
+use crate::units::GroupView;
 use crate::{Random, score};
 
 /// Who a scheduler is.
@@ -29,12 +31,57 @@ pub struct Event {
     pub skips_step: bool,
     /// Asks for the gradients of removed weights too.
     pub dense_gradients: bool,
+    /// The channels that go, for methods that remove channels.
+    pub cut: Option<Cut>,
+}
+
+/// How many units of the channel groups go; those with the lowest scores do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// The same share of every group, until an image costs no more than this share of the full network's
+    /// multiply-accumulates.
+    Uniform {
+        /// The share that stays.
+        macs: f64,
+    },
+    /// The lowest scores of the whole network, until an image costs no more than this share.
+    Global {
+        /// The share that stays.
+        macs: f64,
+    },
+    /// The lowest scores of the whole network, until this share of the units is removed.
+    Share(f64),
+    /// Every unit whose score is zero.
+    Zeros,
+}
+
+/// What a method removes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Removes {
+    /// Single weights.
+    #[default]
+    Weights,
+    /// Units of channel groups.
+    Channels,
+    /// Units of channel groups that pass one batch normalisation, whose scale the method learns to rank them by: it is
+    /// asked for [`penalty`](Scheduler::penalty) and [`after_step`](Scheduler::after_step) at every step.
+    Scaled,
 }
 
 impl Event {
     /// Prunes the network to a sparsity.
     pub fn prune(sparsity: f64) -> Self {
         Self { sparsity: Some(sparsity), ..Self::default() }
+    }
+
+    /// Removes whole channels.
+    pub fn cut(cut: Cut) -> Self {
+        Self { cut: Some(cut), ..Self::default() }
+    }
+
+    /// Says whether something goes for good.
+    pub fn removes(&self) -> bool {
+        self.sparsity.is_some() || self.cut.is_some()
     }
 
     /// Replaces a share of each layer's kept weights by others.
@@ -119,7 +166,7 @@ pub enum Rules {
 /// }
 ///
 /// let layer = LayerSpec { name: "fc.weight".into(), kind: Kind::Linear, shape: vec![2, 2], macs: 4 };
-/// let graph = Graph { layers: vec![layer], parameters: 4, fixed_macs: 0 };
+/// let graph = Graph { layers: vec![layer], parameters: 4, fixed_macs: 0, ..Graph::default() };
 /// let mut engine = Engine::new(&graph, Box::new(OneShot { sparsity: 0.5 }), Options::default())?;
 ///
 /// let clock = Clock { iteration: 100, horizon: Horizon { iterations_per_epoch: 100, epochs: 2 }, lr: 0.1 };
@@ -161,6 +208,41 @@ pub trait Scheduler: Send {
     fn grow_score(&mut self, layer: &Layer, random: &mut Random) -> Vec<f32> {
         let _ = random;
         score::gradient(layer.gradient)
+    }
+
+    /// Says what the method removes.
+    fn removes(&self) -> Removes {
+        Removes::Weights
+    }
+
+    /// Returns the smallest share of the full network's multiply-accumulates that a cut will ask for.
+    fn target_macs(&self) -> Option<f64> {
+        None
+    }
+
+    /// Scores the units of a channel group; the lowest of the kept ones go first.
+    fn score_units(&mut self, group: &GroupView) -> Vec<f32> {
+        score::relative(&group.norms(), group.kept)
+    }
+
+    /// Sets the scales of a group before training, and what the method keeps beside them.
+    fn start_scales(&mut self, group: &str, scales: &mut [f32], random: &mut Random) {
+        let _ = (group, scales, random);
+    }
+
+    /// Adds the gradient of a penalty on the scales of a group, before an optimizer step.
+    fn penalty(&mut self, clock: &Clock, group: &str, scales: &[f32], gradient: &mut [f32]) {
+        let _ = (clock, group, scales, gradient);
+    }
+
+    /// Sees the scales of a group after an optimizer step, and may change them.
+    fn after_step(&mut self, clock: &Clock, group: &str, scales: &mut [f32]) {
+        let _ = (clock, group, scales);
+    }
+
+    /// Forgets what it knows of the units of a group that are cut away: `kept` has a flag for each unit there was.
+    fn keep_units(&mut self, group: &str, kept: &Mask) {
+        let _ = (group, kept);
     }
 
     /// Returns the rules by which the engine counts.

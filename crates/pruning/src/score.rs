@@ -58,6 +58,14 @@ pub fn lamp(weights: &[f32], mask: &Mask) -> Vec<f32> {
     scores
 }
 
+/// Divides scores by their mean over what is kept, so that groups of units compare.
+pub fn relative(scores: &[f32], kept: &Mask) -> Vec<f32> {
+    let sum: f64 = scores.iter().zip(kept.iter()).filter(|(_, kept)| *kept).map(|(score, _)| f64::from(*score)).sum();
+    let mean = sum / kept.kept().max(1) as f64;
+    // A group of zeros has nothing to compare.
+    scores.iter().map(|score| if mean > 0.0 { (f64::from(*score) / mean) as f32 } else { 0.0 }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +79,13 @@ mod tests {
     #[test]
     fn sensitivity_needs_both_weight_and_gradient() {
         assert_eq!(sensitivity(&[2.0, -3.0, 0.0, 1.0], Some(&[0.5, 1.0, 9.0, 0.0])), [1.0, 3.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_relative_score_of_one_is_the_mean_of_what_is_kept() {
+        let kept = Mask::from_bools(vec![true, true, true, false]);
+        assert_eq!(relative(&[1.0, 2.0, 3.0, 9.0], &kept), [0.5, 1.0, 1.5, 4.5]);
+        assert_eq!(relative(&[0.0, 0.0, 0.0, 9.0], &kept), [0.0; 4]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct EngineState {
     pub scheduler: String,
     /// The packed mask of every prunable layer.
     pub masks: BTreeMap<String, Vec<u8>>,
+    /// The packed mask of every channel group, where the method removes channels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, Vec<u8>>,
     /// The scheduler's own state.
     pub state: Value,
     /// The moment of the last event.
@@ -30,6 +33,7 @@ impl Engine {
         EngineState {
             scheduler: self.scheduler.about().name.to_string(),
             masks: self.layers.iter().zip(&self.masks).map(|(layer, mask)| (layer.name.clone(), mask.pack())).collect(),
+            units: self.groups().map(|(group, kept)| (group.name.clone(), kept.pack())).collect(),
             state: self.scheduler.save(),
             last: self.last,
         }
@@ -61,7 +65,17 @@ impl Engine {
                 .map_err(|error| format!("the mask of `{}` is damaged: {error}", layer.name))
         };
         let masks = self.layers.iter().map(unpack).collect::<Result<_, _>>()?;
+        let unit_masks = self.groups().map(|(group, _)| {
+            let bytes = state.units.get(&group.name);
+            let bytes = bytes.ok_or_else(|| format!("the saved state has no units of `{}`", group.name))?;
+            Mask::unpack(bytes, group.units)
+                .map_err(|error| format!("the units of `{}` are damaged: {error}", group.name))
+        });
+        let unit_masks = unit_masks.collect::<Result<Vec<_>, _>>()?;
         self.scheduler.load(&state.state)?;
+        if let Some(units) = &mut self.units {
+            units.kept = unit_masks;
+        }
         self.masks = masks;
         self.last = state.last;
         Ok(())
@@ -77,7 +91,7 @@ mod tests {
     fn engine(table: &str) -> Engine {
         let horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
         let layer = |name: &str| LayerSpec { name: name.into(), kind: Kind::Linear, shape: vec![4, 5], macs: 20 };
-        let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 40, fixed_macs: 0 };
+        let graph = Graph { layers: vec![layer("a"), layer("b")], parameters: 40, fixed_macs: 0, ..Graph::default() };
         let mut engine =
             Engine::new(&graph, build(&table.parse().unwrap(), horizon).unwrap().0, Options::default()).unwrap();
         engine.begin(&[vec![1.0; 20], vec![1.0; 20]]);

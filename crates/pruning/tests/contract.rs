@@ -119,13 +119,13 @@ fn graph() -> Graph {
         layer("tiny", Kind::Linear, &[1, 3], 3),
         layer("head", Kind::Linear, &[10, 16], 160),
     ];
-    Graph { layers, parameters: 700, fixed_macs: 11 }
+    Graph { layers, parameters: 700, fixed_macs: 11, ..Graph::default() }
 }
 
 fn engine(row: &Row, seed: u64, (floor, exclude): (f64, &[&str])) -> Engine {
     let (scheduler, _) = build(&row.table.parse().unwrap(), RUN).unwrap();
     let exclude = exclude.iter().map(|name| name.to_string()).collect();
-    Engine::new(&graph(), scheduler, Options { exclude, floor, seed }).unwrap()
+    Engine::new(&graph(), scheduler, Options { exclude, floor, seed, ..Options::default() }).unwrap()
 }
 
 /// A number in [-1, 1) that depends on its arguments alone.
@@ -287,8 +287,10 @@ fn train(row: &Row, seed: u64, variant: (f64, &[&str]), interrupted: &[u64]) -> 
 }
 
 #[test]
-fn every_scheduler_has_a_row() {
-    for name in names() {
+fn every_scheduler_that_removes_weights_has_a_row() {
+    // Those that remove channels have theirs in `channel_contract.rs`.
+    for name in names().into_iter().filter(|name| !["group-magnitude", "slimming", "proximal-slimming"].contains(name))
+    {
         let line = format!("name = '{name}'");
         assert!(ROWS.iter().any(|row| row.table.lines().next() == Some(&line)), "`{name}` is missing in the table");
     }

@@ -255,10 +255,18 @@ fn check_granet_step(key: &str, step: &Value, toy: &Map<String, Value>, report: 
 
     let engine = || {
         let table = "name = 'granet'\ncompat = 'granet-cifar'\nsparsity = 0.8\nend_epoch = 5\nevery = 1";
-        let graph = Graph { layers: specs.clone(), parameters: 0, fixed_macs: 0 };
+        let graph = Graph { layers: specs.clone(), parameters: 0, fixed_macs: 0, ..Graph::default() };
         let mut engine = Engine::new(&graph, scheduler(table, 10, 10), Options::default()).unwrap();
         let masks = specs.iter().zip(&start).map(|(layer, mask)| (layer.name.clone(), mask.pack())).collect();
-        engine.load(EngineState { scheduler: "granet".into(), masks, state: Value::Null, last: None }).unwrap();
+        engine
+            .load(EngineState {
+                scheduler: "granet".into(),
+                masks,
+                units: Default::default(),
+                state: Value::Null,
+                last: None,
+            })
+            .unwrap();
         engine
     };
     // Without a rate the official code's pruning did nothing, as past the end of its schedule.

@@ -79,29 +79,34 @@ pub fn step_times(experiment: &Experiment, device: &Device, steps: usize, profil
 
     let schedule: Vec<_> =
         (1..=horizon.total()).filter_map(|i| trainee.engine.due(&clock(i)).map(|event| (i, event))).collect();
-    let last = schedule.iter().rev().find(|(_, event)| event.sparsity.is_some()).or(schedule.last());
+    let last = schedule.iter().rev().find(|(_, event)| event.removes()).or(schedule.last());
     let (mut forward_backward, mut optimizer, mut events) = (Vec::new(), Vec::new(), Vec::new());
     let mut profiles = Vec::new();
-    for step in 0..WARM_UP + steps {
+    // More than the warm-up where kernels are still being chosen.
+    let mut settling = 0;
+    let mut step = 0;
+    while step < WARM_UP + settling + steps {
         let began = synced(device)?;
         let gradients = trainee.gradients(&batch, false, &mut meter);
         let middle = synced(device)?;
-        if let Some((iteration, event)) = last
-            && step < WARM_UP
-        {
-            trainee.event(&clock(*iteration), event, Some(&gradients));
-            events.push(milliseconds(middle, synced(device)?));
-        }
-        let before_step = synced(device)?;
-        trainee.step(gradients, 1e-6);
-        if step >= WARM_UP {
+        let dense = (step < WARM_UP).then(|| gradients.clone());
+        let now = clock(last.map_or(1, |(iteration, _)| *iteration));
+        trainee.step(gradients, &now);
+        let end = synced(device)?;
+        step += 1;
+        if step > WARM_UP && trainee.sparsity().is_choosing() {
+            settling += 1;
+        } else if step > WARM_UP {
             forward_backward.push(milliseconds(began, middle));
-            optimizer.push(milliseconds(before_step, synced(device)?));
+            optimizer.push(milliseconds(middle, end));
+        } else if let Some((iteration, event)) = last {
+            trainee.event(&clock(*iteration), event, dense.as_ref());
+            events.push(milliseconds(end, synced(device)?));
         }
-        if step >= WARM_UP && profiled {
+        if step > WARM_UP + settling && profiled {
             let step = || {
                 let gradients = trainee.gradients(&batch, false, &mut meter);
-                trainee.step(gradients, 1e-6);
+                trainee.step(gradients, &now);
             };
             profiles.push(record(step).1);
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bonsai_models::Network;
+use bonsai_models::{Architecture, Network};
+use bonsai_pruning::{Channels, Engine, Removes};
 use serde::Serialize;
 use tracing::warn;
 
@@ -19,6 +20,16 @@ use crate::trainee::load_network;
 const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on the validation split among epochs at \
                         the target sparsity; the test split is read once, after the last epoch, for the last network \
                         and the best";
+
+/// Says in one line how many units each channel group has left; empty where no channels were removed.
+fn shape(architecture: &Architecture, engine: &Engine) -> String {
+    let full = architecture.full().graph().and_then(|graph| Channels::derive(&graph));
+    let full = full.map_or_else(|_| Vec::new(), |channels| channels.groups);
+    let left = engine.groups().zip(full).filter(|((_, kept), full)| kept.kept() < full.units);
+    let left: Vec<String> =
+        left.map(|((group, kept), full)| format!("{} {}/{}", group.name, kept.kept(), full.units)).collect();
+    left.join(", ")
+}
 
 impl Run<'_> {
     /// Reads the test split, writes the model and the summary; a run that had finished before keeps its own.
@@ -59,13 +70,19 @@ impl Run<'_> {
             best_epoch: self.at.best.map(|best| best.epoch),
             best_valid_accuracy: self.at.best.map(|best| best.accuracy),
             best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
-            target_sparsity: engine.scheduler().target(),
+            target_sparsity: match engine.scheduler().removes() {
+                Removes::Weights => engine.scheduler().target(),
+                Removes::Channels | Removes::Scaled => f64::NAN,
+            },
+            target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),
             kept: engine.kept(),
             nonzero: self.parts.trainee.nonzero(),
             prunable: engine.total(),
             sparsity_of_all: (engine.total() - engine.kept()) as f64 / total as f64,
             parameters: self.parts.parameters,
+            kept_parameters: engine.parameters(),
+            shape: shape(self.parts.trainee.architecture(), engine),
             macs: engine.macs(),
             dense_macs: engine.dense_macs(),
             wall_seconds: self.wall_seconds(),
@@ -86,11 +103,11 @@ impl Run<'_> {
         let path = self.best_path(best.epoch);
         let load = || -> Result<Network> {
             let snapshot = snapshot::read(&path)?;
-            let expected = self.setup.experiment.architecture();
-            ensure!(snapshot.header.architecture == expected, "{} holds another network", path.display());
+            let (stored, expected) = (&snapshot.header.architecture, self.setup.experiment.architecture());
+            ensure!(stored.full() == expected, "{} holds another network", path.display());
             let device = self.setup.device.clone().inner();
             // A new network: a clone would share the running statistics of BatchNorm.
-            let network = Network::new(&expected, 0, &device).map_err(anyhow::Error::msg)?;
+            let network = Network::new(stored, 0, &device).map_err(anyhow::Error::msg)?;
             load_network(network, snapshot.weights, &device)
         };
         load().inspect_err(|error| warn!("the best epoch's test accuracy stays empty: {error:#}")).ok()
@@ -102,7 +119,7 @@ impl Run<'_> {
         let trainee = &self.parts.trainee;
         let header = SnapshotHeader {
             format: snapshot::FORMAT,
-            architecture: self.setup.experiment.architecture(),
+            architecture: trainee.architecture().clone(),
             data: info.name.to_string(),
             mean: info.mean.to_vec(),
             std: info.std.to_vec(),

@@ -35,6 +35,9 @@ pub struct EpochRow {
     pub nonzero: u64,
     /// MACs for one image with the removed weights left out.
     pub macs: u64,
+    /// Learnable parameters that are kept.
+    #[serde(default)]
+    pub parameters: u64,
     /// Wall time of the epoch with its validation, in seconds.
     pub seconds: f64,
     /// Training images per second of training time.
@@ -79,6 +82,9 @@ pub struct EventRow {
     pub replace: Option<f64>,
     /// The same by layer, in the order of the network.
     pub layers: Vec<EventLayer>,
+    /// The channel groups that lost units.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<EventGroup>,
     /// Further figures that the scheduler reports, by name.
     pub figures: BTreeMap<String, f64>,
 }
@@ -94,6 +100,17 @@ pub struct EventLayer {
     pub pruned: u64,
     /// Weights that the event grew.
     pub grown: u64,
+}
+
+/// One channel group's part in a mask event.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventGroup {
+    /// Name of the group.
+    pub name: String,
+    /// Units kept after the event.
+    pub kept: u64,
+    /// Units that the event removed.
+    pub pruned: u64,
 }
 
 /// Another line of `events.jsonl`: which kernels the steps after an event have found to be faster, and by how much.
@@ -183,8 +200,11 @@ pub struct Summary {
     pub best_valid_accuracy: Option<f64>,
     /// Test accuracy of that epoch's network; absent where it was not kept.
     pub best_test_accuracy: Option<f64>,
-    /// Share of the prunable weights that was to be removed in the end.
+    /// Share of the prunable weights that was to be removed in the end; not a number where whole channels were.
     pub target_sparsity: f64,
+    /// Share of the dense network's MACs that was to be left in the end; absent where no method asked for one.
+    #[serde(default)]
+    pub target_macs: Option<f64>,
     /// Share of the prunable weights that is removed.
     pub sparsity: f64,
     /// Prunable weights that are kept, which is what sparsity counts.
@@ -197,6 +217,12 @@ pub struct Summary {
     pub sparsity_of_all: f64,
     /// Learnable parameters of the dense network.
     pub parameters: u64,
+    /// Learnable parameters that are kept.
+    #[serde(default)]
+    pub kept_parameters: u64,
+    /// Units that are left of each channel group that lost some, `name left/all`, in one line; empty where none did.
+    #[serde(default)]
+    pub shape: String,
     /// MACs for one image with the removed weights left out.
     pub macs: u64,
     /// MACs for one image of the dense network.
@@ -289,7 +315,7 @@ mod tests {
         let line = |header: Vec<u8>| String::from_utf8(header).unwrap();
         assert_eq!(
             line(csv_header::<EpochRow>()),
-            "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,seconds,images_per_second\n"
+            "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,parameters,seconds,images_per_second\n"
         );
         assert_eq!(line(csv_header::<LayerRow>()), "epoch,name,weights,kept,sparsity,grown,pruned\n");
     }

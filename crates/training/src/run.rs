@@ -20,7 +20,7 @@ use crate::hardware;
 use crate::meter::Meter;
 use crate::parameters::Gradients;
 use crate::position::{Best, Position};
-use crate::records::{EpochRow, EventLayer, EventRow, KernelsLayer, KernelsRow, LayerRow, read_metrics};
+use crate::records::{EpochRow, EventGroup, EventLayer, EventRow, KernelsLayer, KernelsRow, LayerRow, read_metrics};
 use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
 use crate::state::State;
@@ -269,6 +269,13 @@ impl<'a> Run<'a> {
                     grown: layer.grown as u64,
                 })
                 .collect(),
+            groups: (change.groups.iter())
+                .map(|group| EventGroup {
+                    name: group.name.clone(),
+                    kept: group.kept as u64,
+                    pruned: group.pruned as u64,
+                })
+                .collect(),
             figures: engine.observe().into_iter().collect(),
         };
         self.folder.append_event(&row)?;
@@ -301,6 +308,7 @@ impl<'a> Run<'a> {
             sparsity: engine.sparsity(),
             nonzero: self.parts.trainee.nonzero(),
             macs: engine.macs(),
+            parameters: engine.parameters(),
             seconds: self.at.epoch_seconds + began.elapsed().as_secs_f64(),
             images_per_second: images / self.at.epoch_seconds,
         };
@@ -407,7 +415,7 @@ impl<'a> Run<'a> {
 
 /// One row per prunable layer, as it is now.
 fn layer_rows(engine: &Engine, at: &Position) -> Vec<LayerRow> {
-    (engine.layers().iter().zip(engine.masks()).zip(&at.changes))
+    (engine.full_layers().iter().zip(engine.masks()).zip(&at.changes))
         .map(|((layer, mask), &(pruned, grown))| LayerRow {
             epoch: at.epoch,
             name: layer.name.clone(),

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::{Loader, Source};
-use bonsai_models::Network;
 use bonsai_pruning::clock::{Clock, Horizon};
 use burn::tensor::Device;
 
@@ -122,25 +121,26 @@ impl Setup {
 pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -> Result<Trainee> {
     let engine = experiment.engine(train_records).map_err(anyhow::Error::msg)?;
     let architecture = experiment.architecture();
-    let device = device.clone().autodiff();
-    let network = Network::new(&architecture, experiment.seed, &device).map_err(anyhow::Error::msg)?;
     let layers = architecture.graph().map_err(anyhow::Error::msg)?.layers;
     let matrices: BTreeSet<String> = layers.into_iter().map(|layer| layer.name).collect();
-    let mut decayed = BTreeSet::new();
-    crate::parameters::visit(&network, |info, _| {
-        if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
-            decayed.insert(info.name.clone());
-        }
-    });
     let settings = &experiment.optimizer;
     let options = StepOptions {
         label_smoothing: settings.label_smoothing,
         clip_norm: settings.clip_norm,
         accumulate: settings.accumulate,
-        decayed,
+        decayed: BTreeSet::new(),
     };
     let optimizer = Optimizer::new(experiment.rule(), settings.weight_decay);
-    Ok(Trainee::new(network, engine, optimizer, options, device))
+    let device = device.clone().autodiff();
+    let mut trainee = Trainee::new(architecture, experiment.seed, engine, optimizer, options, device)?;
+    let mut decayed = BTreeSet::new();
+    crate::parameters::visit(&trainee.network, |info, _| {
+        if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
+            decayed.insert(info.name.clone());
+        }
+    });
+    trainee.options_mut().decayed = decayed;
+    Ok(trainee)
 }
 
 impl Parts {
@@ -151,9 +151,8 @@ impl Parts {
 
     /// The iteration of the last event that removes weights; 0 if the first masks are all there is.
     pub fn last_pruning(&self) -> u64 {
-        let prunes = |iteration: &u64| {
-            self.trainee.engine.due(&self.clock(*iteration)).is_some_and(|event| event.sparsity.is_some())
-        };
+        let prunes =
+            |iteration: &u64| self.trainee.engine.due(&self.clock(*iteration)).is_some_and(|event| event.removes());
         (1..=self.horizon.total()).rev().find(prunes).unwrap_or(0)
     }
 }

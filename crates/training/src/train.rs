@@ -66,7 +66,7 @@ fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
             }
             let dense = dense.then(|| gradients.clone());
             if !event.as_ref().is_some_and(|event| event.skips_step) {
-                run.trainee().step(gradients, clock.lr);
+                run.trainee().step(gradients, &clock);
             }
             if let Some(event) = event {
                 let change = run.trainee().event(&clock, &event, dense.as_ref());

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
 use bonsai_kernels::Choices;
 use bonsai_kernels::profile::{Part, section, timed};
-use bonsai_models::{Network, Sparsity};
+use bonsai_models::{Architecture, Network, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
@@ -16,6 +16,7 @@ use bonsai_pruning::scheduler::Event;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::cut::cut;
 use crate::loss::cross_entropy;
 use crate::meter::Meter;
 use crate::optimizer::{Optimizer, clip};
@@ -41,6 +42,7 @@ pub struct Trainee {
     pub network: Network,
     /// The masks and the scheduler.
     pub engine: Engine,
+    architecture: Architecture,
     optimizer: Optimizer,
     options: StepOptions,
     device: Device,
@@ -55,12 +57,33 @@ pub struct Trainee {
 pub struct TraineeState {
     optimizer_steps: u64,
     engine: EngineState,
+    /// The network that the tensors belong to, where channels were cut away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    architecture: Option<Architecture>,
 }
 
 impl Trainee {
-    /// Puts the parts together; `device` has autodiff.
-    pub fn new(network: Network, engine: Engine, optimizer: Optimizer, options: StepOptions, device: Device) -> Self {
-        Self { network, engine, optimizer, options, device, masks: BTreeMap::new(), sparsity: Sparsity::default() }
+    /// Builds the network of an architecture on `device`, which has autodiff, and puts the parts together.
+    ///
+    /// # Errors
+    ///
+    /// A sentence if the architecture cannot be built.
+    pub fn new(
+        architecture: Architecture,
+        seed: u64,
+        engine: Engine,
+        optimizer: Optimizer,
+        options: StepOptions,
+        device: Device,
+    ) -> Result<Self> {
+        let network = Network::new(&architecture, seed, &device).map_err(anyhow::Error::msg)?;
+        let (masks, sparsity) = (BTreeMap::new(), Sparsity::default());
+        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity })
+    }
+
+    /// The network's architecture as it is now.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// How steps are taken.
@@ -79,8 +102,9 @@ impl Trainee {
         Ok(())
     }
 
-    /// Draws the scheduler's first masks and applies them.
+    /// Sets the scales that the scheduler starts from, draws its first masks and applies them.
     pub fn begin(&mut self) -> Change {
+        self.change_scales(|engine, group, scales| engine.start_scales(group, scales));
         let weights = parameters::weights(&self.network, self.engine.layers());
         let change = self.engine.begin(&weights);
         self.apply(&change);
@@ -127,8 +151,9 @@ impl Trainee {
     }
 
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
-    pub fn step(&mut self, mut gradients: Gradients, lr: f64) {
+    pub fn step(&mut self, mut gradients: Gradients, clock: &Clock) {
         let _section = section(Part::Optimizer);
+        self.penalise(clock, &mut gradients);
         for (name, mask) in &self.masks {
             let _section = section(Part::Masks);
             if let Some(gradient) = gradients.remove(name) {
@@ -142,7 +167,66 @@ impl Trainee {
         optimizer.begin_step();
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
-            let values = optimizer.update(&info.name, lr, options.decayed.contains(&info.name), values, gradient);
+            let values = optimizer.update(&info.name, clock.lr, options.decayed.contains(&info.name), values, gradient);
+            Some(match masks.get(&info.name) {
+                Some(mask) => {
+                    let _section = section(Part::Masks);
+                    values * mask.clone()
+                }
+                None => values,
+            })
+        });
+        self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));
+    }
+
+    /// Adds the gradients of the scheduler's penalty on the scales of normalisations.
+    fn penalise(&mut self, clock: &Clock, gradients: &mut Gradients) {
+        let device = self.device.clone().inner();
+        for (group, path, scales) in self.scales() {
+            let mut penalty = vec![0.0; scales.len()];
+            self.engine.penalty(clock, &group, &scales, &mut penalty);
+            if let Some(gradient) = gradients.remove(&path) {
+                gradients.insert(path, gradient + parameters::to_device(penalty, &device));
+            }
+        }
+    }
+
+    /// Reads the scales that the scheduler ranks channels by to the host, in one transfer: groups, paths and values.
+    fn scales(&self) -> Vec<(String, String, Vec<f32>)> {
+        let named = self.engine.scales();
+        if named.is_empty() {
+            return Vec::new();
+        }
+        let mut found = BTreeMap::new();
+        parameters::visit(&self.network, |info, values| {
+            if named.iter().any(|(_, path)| *path == info.name) {
+                found.insert(info.name.clone(), values);
+            }
+        });
+        let parts: Vec<Tensor<1>> = named.iter().map(|(_, path)| found[path].clone()).collect();
+        let mut all = parameters::to_host(Tensor::cat(parts, 0)).into_iter();
+        let values = |path: &String| all.by_ref().take(found[path].dims()[0]).collect();
+        let values: Vec<Vec<f32>> = named.iter().map(|(_, path)| path).map(values).collect();
+        named.into_iter().zip(values).map(|((group, path), values)| (group, path, values)).collect()
+    }
+
+    /// Lets the scheduler change the scales that it ranks channels by.
+    fn change_scales(&mut self, mut change: impl FnMut(&mut Engine, &str, &mut [f32])) {
+        let device = self.device.clone().inner();
+        let mut changed = BTreeMap::new();
+        for (group, path, scales) in self.scales() {
+            let mut after = scales.clone();
+            change(&mut self.engine, &group, &mut after);
+            if after != scales {
+                changed.insert(path, parameters::to_device(after, &device));
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let masks = &self.masks;
+        self.network = parameters::map(self.network.clone(), |info, _| {
+            let values = changed.remove(&info.name)?;
             Some(match masks.get(&info.name) {
                 Some(mask) => {
                     let _section = section(Part::Masks);
@@ -153,14 +237,56 @@ impl Trainee {
         });
     }
 
-    /// Lets the engine prune and regrow, and zeroes what was removed or has just been grown.
+    /// Lets the engine prune and regrow, zeroes what was removed or has just been grown, and cuts removed channels away.
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Change {
         let layers = self.engine.layers();
         let weights = parameters::weights(&self.network, layers);
         let gradients = dense.map(|dense| parameters::rows(dense, layers));
         let change = self.engine.apply(clock, event, &weights, gradients.as_deref());
         self.apply(&change);
+        if self.engine.wants_compaction() {
+            self.compact();
+        }
         change
+    }
+
+    /// Masks all but some units of the channel groups, one mask for each group, and zeroes what goes with them.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the scheduler removes no channels or a mask does not fit.
+    pub fn set_units(&mut self, kept: Vec<Mask>) {
+        let change = self.engine.set_units(kept);
+        self.apply(&change);
+    }
+
+    /// Cuts removed channels out of everything: weights, running statistics, moments, masks and the scheduler's state.
+    pub fn compact(&mut self) {
+        let (places, layers) = (self.engine.places(), self.engine.layers().to_vec());
+        let cut_down = self.engine.groups().filter(|(_, kept)| kept.kept() < kept.len());
+        let architecture =
+            self.architecture.narrowed(cut_down.map(|(group, kept)| (group.name.as_str(), kept.iter().collect())));
+        let graph = architecture.graph().expect("a network without some of its units can be built");
+
+        let device = self.device.clone().inner();
+        let (steps, mut moments) = self.optimizer.state();
+        let mut weights = Tensors::new();
+        parameters::visit(&self.network, |info, values| {
+            let cut = |values| cut(&info.name, &layers, &places, &info.shape, &parameters::to_host(values));
+            let (shape, values) = cut(values);
+            weights.insert(info.name.clone(), HostTensor::f32(shape, values));
+            for moment in ["first", "second"] {
+                if let Some(values) = moments.get_mut(&format!("{moment}/{}", info.name)) {
+                    *values = parameters::to_device(cut(values.clone()).1, &device);
+                }
+            }
+        });
+        self.optimizer.restore(steps, moments);
+        let network = Network::new(&architecture, 0, &self.device).expect("its graph was built");
+        self.network = load_network(network, weights, &device).expect("a cut leaves the shapes of the smaller network");
+        self.engine.compact(graph);
+        self.architecture = architecture;
+        self.place_masks();
     }
 
     fn apply(&mut self, change: &Change) {
@@ -168,9 +294,10 @@ impl Trainee {
             return;
         }
         let device = self.device.clone().inner();
-        let retained: BTreeMap<String, Tensor<1>> = (self.engine.layers().iter().zip(&change.layers))
+        let mut retained: BTreeMap<String, Tensor<1>> = (self.engine.layers().iter().zip(&change.layers))
             .map(|(layer, change)| (layer.name.clone(), mask_tensor(layer, &change.retained, &device)))
             .collect();
+        retained.extend(self.vector_masks());
         for (name, retained) in &retained {
             self.optimizer.retain(name, retained);
         }
@@ -186,6 +313,7 @@ impl Trainee {
             .filter(|(_, mask)| mask.kept() < mask.len())
             .map(|(layer, mask)| (layer.name.clone(), mask_tensor(layer, mask, &device)))
             .collect();
+        self.masks.extend(self.vector_masks());
         let masks = self.engine.layers().iter().zip(self.engine.masks());
         self.sparsity = parameters::sparsity(&self.network, masks, &self.sparsity);
     }
@@ -197,6 +325,14 @@ impl Trainee {
         let ids = parameters::ids(&self.network);
         let layers = self.engine.layers().iter();
         Some(layers.filter_map(|layer| Some((layer.name.clone(), *choices.get(&ids[&layer.name])?))).collect())
+    }
+
+    /// The masks of biases, scales and shifts of removed channels.
+    fn vector_masks(&self) -> BTreeMap<String, Tensor<1>> {
+        let device = self.device.clone().inner();
+        let flag = |kept| if kept { 1.0 } else { 0.0 };
+        let tensor = |mask: Mask| parameters::to_device(mask.iter().map(flag).collect(), &device);
+        self.engine.vector_masks().into_iter().map(|(name, mask)| (name, tensor(mask))).collect()
     }
 
     /// Prunable weights that are not zero; a kept weight that was just grown still is.
@@ -233,7 +369,8 @@ impl Trainee {
         for (name, bytes) in std::mem::take(&mut engine.masks) {
             tensors.insert(format!("mask/{name}"), HostTensor::bytes(bytes));
         }
-        (tensors, TraineeState { optimizer_steps, engine })
+        let architecture = (!self.architecture.kept.is_empty()).then(|| self.architecture.clone());
+        (tensors, TraineeState { optimizer_steps, engine, architecture })
     }
 
     /// Restores what [`save`](Self::save) returned.
@@ -243,6 +380,12 @@ impl Trainee {
     /// Names the first tensor that is missing or has another shape than the network's.
     pub fn restore(&mut self, tensors: Tensors, mut state: TraineeState) -> Result<()> {
         let device = self.device.clone().inner();
+        if let Some(architecture) = state.architecture.take() {
+            let graph = architecture.graph().map_err(anyhow::Error::msg).context("restoring the network")?;
+            self.network = Network::new(&architecture, 0, &self.device).map_err(anyhow::Error::msg)?;
+            self.engine.resume_at(graph);
+            self.architecture = architecture;
+        }
         let mut sizes = BTreeMap::new();
         parameters::visit(&self.network, |info, values| {
             sizes.insert(info.name.clone(), values.dims()[0]);

@@ -9,11 +9,13 @@ mod batch_norm;
 mod conv;
 mod linear;
 mod sequential;
+mod shortcut;
 mod sparsity;
 
 pub use batch_norm::BatchNorm;
-pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool, pad_shortcut};
+pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use linear::{Linear, LinearConfig};
 pub use sequential::Step;
+pub use shortcut::pad_shortcut;
 pub use sparsity::Sparsity;

@@ -43,6 +43,11 @@ impl Sparsity {
         choices.filter(|choices| !choices.is_empty())
     }
 
+    /// Tells whether training steps are still trying which kernels are faster.
+    pub fn is_choosing(&self) -> bool {
+        self.patterns.values().any(|pattern| pattern.is_in_use() && pattern.choices().is_none())
+    }
+
     /// Says which weights of a linear layer are kept: a flag for each of `[out, in]`, as schedulers see them.
     ///
     /// # Panics

@@ -182,6 +182,7 @@ impl Scheduler for Granet {
             keep_regrown: self.config.compat.is_some(),
             skips_step: false,
             dense_gradients: true,
+            ..Event::default()
         })
     }
 

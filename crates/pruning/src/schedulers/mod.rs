@@ -3,6 +3,9 @@
 pub mod dense;
 pub mod gmp;
 pub mod granet;
+pub mod group_magnitude;
+pub mod proximal_slimming;
 pub mod rigl;
 pub mod set;
+pub mod slimming;
 pub mod r#static;

@@ -104,6 +104,7 @@ impl Scheduler for Rigl {
             keep_regrown: true,
             skips_step: true,
             dense_gradients: true,
+            ..Event::default()
         })
     }
 

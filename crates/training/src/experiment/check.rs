@@ -1,6 +1,7 @@
 //! Checks that every value of an experiment lies in its range, cheapest first.
 
 use bonsai_pruning::engine::{Engine, Options};
+use bonsai_pruning::registry::Common;
 
 use super::{Experiment, LrSchedule, OptimizerName};
 
@@ -31,7 +32,8 @@ impl Experiment {
     pub fn engine(&self, train_records: usize) -> Result<Engine, String> {
         let (scheduler, common) = self.build_scheduler(self.horizon(train_records))?;
         let graph = self.architecture().graph()?;
-        Engine::new(&graph, scheduler, Options { exclude: common.exclude, floor: common.floor, seed: self.seed })
+        let Common { exclude, floor, channels } = common;
+        Engine::new(&graph, scheduler, Options { exclude, floor, seed: self.seed, channels })
     }
 
     fn check_counts(&self) -> Result<(), String> {

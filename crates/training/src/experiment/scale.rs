@@ -53,11 +53,13 @@ impl Experiment {
         format!("shapes10-{}", rest.unwrap_or(&self.name))
     }
 
-    /// Scales `every` by the ratio of all iterations, so that as many events happen as in `other`.
+    /// Scales `every` and `patience` by the ratio of all iterations, so that as many events happen as in `other`.
     fn keep_events_of(mut self, other: &Self) -> Self {
         let total = |experiment: &Self| experiment.horizon(experiment.records()).total() as f64;
         let ratio = total(&self) / total(other);
-        scale(&mut self.scheduler, "every", |every| (every * ratio).round().max(1.0));
+        for key in ["every", "patience"] {
+            scale(&mut self.scheduler, key, |iterations| (iterations * ratio).round().max(1.0));
+        }
         self
     }
 }

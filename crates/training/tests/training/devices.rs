@@ -17,7 +17,7 @@ fn stored_weights_and_gradients_give_the_same_masks_and_weights_on_cpu_and_wgpu(
     // Made on one device, then stored and put on both: the devices' own arithmetic must not decide.
     let mut source = trainee("name = 'dense'", HORIZON, &Device::flex());
     let gradients = source.gradients(&batch(20, 1), true, &mut Meter::default());
-    source.step(gradients.clone(), 0.1);
+    source.step(gradients.clone(), &Clock { iteration: 1, horizon: HORIZON, lr: 0.1 });
     let gradients: Vec<_> = gradients.into_iter().map(|(name, values)| (name, parameters::to_host(values))).collect();
     let (tensors, _) = source.save();
 
@@ -54,7 +54,7 @@ fn a_step_on_wgpu_is_close_to_one_on_the_cpu() {
         let mut meter = Meter::default();
         for iteration in 1..=3 {
             let gradients = trainee.gradients(&batch(20, iteration), false, &mut meter);
-            trainee.step(gradients, 0.02);
+            trainee.step(gradients, &Clock { iteration, horizon: HORIZON, lr: 0.02 });
         }
         meter.read();
         (meter.totals(), parameters::weights(&trainee.network, trainee.engine.layers()))

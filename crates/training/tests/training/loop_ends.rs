@@ -36,11 +36,21 @@ end_epoch = 2
 every = 4
 ";
 
+/// The same with another network and a scheduler that removes channels.
+fn small_with_channels(model: &str, scheduler: &str) -> String {
+    let start = SMALL[..SMALL.find("[scheduler]").unwrap()].replace("lenet5", model);
+    format!("{start}[scheduler]\n{scheduler}")
+}
+
 fn setup(folder: &Path, assignments: &[&str]) -> Setup {
+    setup_of(SMALL, folder, assignments)
+}
+
+fn setup_of(experiment: &str, folder: &Path, assignments: &[&str]) -> Setup {
     let assignments: Vec<String> = assignments.iter().map(|&assignment| assignment.into()).collect();
     Setup {
         asked: "small".into(),
-        experiment: Experiment::with_overrides(SMALL, "small", &assignments).unwrap(),
+        experiment: Experiment::with_overrides(experiment, "small", &assignments).unwrap(),
         source: bonsai_data::locate(DataSet::Shapes10, None).unwrap(),
         folder: folder.to_path_buf(),
         resume: false,
@@ -137,24 +147,43 @@ fn identical_runs_give_identical_bytes_for_any_number_of_threads() {
 
 #[test]
 fn a_run_that_is_stopped_and_resumed_ends_like_one_that_was_not() {
+    stopping_changes_nothing(SMALL, &[], 18);
+}
+
+#[test]
+fn a_run_that_is_stopped_on_both_sides_of_a_cut_ends_like_one_that_was_not() {
+    let magnitude = "name = 'group-magnitude'\nmacs = 0.5\nend_epoch = 2\nevery = 4";
+    let summary = stopping_changes_nothing(&small_with_channels("lenet5", magnitude), &[], 18);
+    assert!(summary.macs * 2 <= summary.dense_macs && summary.kept < summary.prunable, "{summary:?}");
+    assert!(summary.shape.starts_with("conv1 ") && summary.shape.contains("/20, conv2 "), "{}", summary.shape);
+    // A penalty strong enough for the copies of the scales to reach zero at once.
+    let proximal =
+        "name = 'proximal-slimming'\nlambda = 200\nbeta = 10\npatience = 1\nevery = 2\nend_epoch = 2\nfloor = 0.5";
+    let few = ["train_records=40"];
+    let summary = stopping_changes_nothing(&small_with_channels("resnet20", proximal), &few, 6);
+    assert!(summary.shape.starts_with("blocks.0.conv1 8/16"), "{}", summary.shape);
+}
+
+/// Trains an experiment straight, and again with a stop after every iteration, and compares what they leave.
+fn stopping_changes_nothing(experiment: &str, assignments: &[&str], iterations: u32) -> Summary {
     let folder = tempfile::tempdir().unwrap();
     let straight = folder.path().join("straight");
-    finished(train(setup(&straight, &[])).unwrap());
+    finished(train(setup_of(experiment, &straight, assignments)).unwrap());
 
     let stopped = folder.path().join("stopped");
-    let first = setup(&stopped, &[]);
+    let first = setup_of(experiment, &stopped, assignments);
     first.stop.store(true, Ordering::Relaxed);
     let mut outcome = train(first).unwrap();
     let mut resumes = 0;
-    // Stop after every single iteration.
     while let Outcome::Interrupted { .. } = outcome {
-        let next = Setup { resume: true, ..setup(&stopped, &[]) };
+        let next = Setup { resume: true, ..setup_of(experiment, &stopped, assignments) };
         next.stop.store(true, Ordering::Relaxed);
         outcome = train(next).unwrap();
         resumes += 1;
     }
-    assert_eq!(resumes, 18);
-    assert_eq!(finished(outcome).resumes, 18);
+    assert_eq!(resumes, iterations);
+    let summary = finished(outcome);
+    assert_eq!(summary.resumes, iterations);
     for file in ["model.safetensors", "layers.csv"] {
         assert!(read(&straight, file) == read(&stopped, file), "{file} differs");
     }
@@ -162,9 +191,14 @@ fn a_run_that_is_stopped_and_resumed_ends_like_one_that_was_not() {
     // Losses too, to the last bit; only times differ.
     let untimed = |folder: &Path| -> Vec<String> {
         let text = String::from_utf8(read(folder, "metrics.csv")).unwrap();
-        text.lines().map(|line| line.split(',').take(10).collect::<Vec<_>>().join(",")).collect()
+        text.lines().map(|line| line.split(',').take(11).collect::<Vec<_>>().join(",")).collect()
     };
     assert_eq!(untimed(&straight), untimed(&stopped));
+    let model = straight.join("model.safetensors");
+    let Setup { source, device, limit_test, .. } = setup_of(experiment, &straight, assignments);
+    let evaluation = bonsai_training::evaluate::evaluate_snapshot(&model, &source, &device, limit_test, 1).unwrap();
+    assert_eq!(evaluation.accuracy, summary.final_test_accuracy);
+    summary
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bonsai_data::Batch;
 use bonsai_models::{Architecture, Network};
-use bonsai_pruning::clock::Horizon;
+use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_pruning::engine::{Engine, Options};
 use bonsai_pruning::graph::Graph;
 use bonsai_pruning::mask::Mask;
@@ -153,10 +153,11 @@ fn resnet20(masked: bool) -> Trainee {
     // A scheduler without events; the masks are put in by a restored state.
     let (scheduler, _) =
         registry::build(&"name = 'dense'".parse().unwrap(), Horizon { iterations_per_epoch: 10, epochs: 1 }).unwrap();
-    let engine = Engine::new(&graph, scheduler, Options { exclude: Vec::new(), floor: 0.0, seed: 0 }).unwrap();
+    let engine = Engine::new(&graph, scheduler, Options::default()).unwrap();
     let options = StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, decayed };
     let optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9, nesterov: true }, 5e-4);
-    let mut trainee = Trainee::new(network, engine, optimizer, options, device);
+    let mut trainee = Trainee::new(architecture, 0, engine, optimizer, options, device).unwrap();
+    trainee.network = network;
     if masked {
         let masks: Vec<Mask> = (graph.layers.iter().enumerate())
             .map(|(layer, spec)| {
@@ -252,7 +253,8 @@ fn ten_steps_of_resnet20_follow_pytorch() {
             let gradients = trainee.gradients(&batch, false, &mut meter);
             let ours = meter.read().mean_loss();
             assert_close(ours / theirs, 1.0, 1e-5, &format!("{case}, step {step}: relative loss"));
-            trainee.step(gradients, lr);
+            let horizon = Horizon { iterations_per_epoch: 10, epochs: 1 };
+            trainee.step(gradients, &Clock { iteration: step as u64 + 1, horizon, lr });
         }
         let graph = Architecture::new("resnet20", 10, [3, 32, 32]).graph().unwrap();
         let mut ours = BTreeMap::new();

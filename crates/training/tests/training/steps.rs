@@ -24,7 +24,7 @@ fn train(trainee: &mut Trainee, iterations: std::ops::RangeInclusive<u64>, mut c
         let gradients = trainee.gradients(&batch(20, iteration), dense, &mut meter);
         let dense = dense.then(|| gradients.clone());
         if !event.as_ref().is_some_and(|event| event.skips_step) {
-            trainee.step(gradients, clock.lr);
+            trainee.step(gradients, &clock);
         }
         if let Some(event) = event {
             trainee.event(&clock, &event, dense.as_ref());

@@ -1,0 +1,284 @@
+//! Channel groups of every model: what is coupled, what it costs, and the shapes that are left.
+
+use bonsai_models::{Architecture, Network, Shortcut, names};
+use bonsai_pruning::channels::{Channels, Group, GroupKind, Role};
+use bonsai_pruning::graph::Op;
+use bonsai_pruning::{Graph, Mask};
+use burn::tensor::{Device, Tensor};
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn cifar(name: &str) -> Architecture {
+    Architecture::new(name, 10, [3, 32, 32])
+}
+
+fn channels(architecture: &Architecture) -> Channels {
+    Channels::derive(&architecture.graph().unwrap()).unwrap()
+}
+
+fn group<'a>(channels: &'a Channels, name: &str) -> &'a Group {
+    channels.groups.iter().find(|group| group.name == name).unwrap_or_else(|| panic!("no group {name}"))
+}
+
+/// The weights of a group, with the places of some units: `conv.weight out 0`.
+fn places(group: &Group, units: &[usize]) -> Vec<(String, Vec<usize>)> {
+    let weights = group.members.iter().filter(|member| member.role == Role::Weight);
+    let side = |axis| if axis == 0 { "out" } else { "in" };
+    let mut all: Vec<_> = weights
+        .map(|member| {
+            let mut at: Vec<usize> = units.iter().flat_map(|unit| member.places[*unit].clone()).collect();
+            at.sort_unstable();
+            (format!("{} {}", member.parameter, side(member.axis)), at)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn reference(key: &str) -> Value {
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../pruning/vectors");
+    let folder = std::env::var("BONSAI_VECTORS").unwrap_or(own.to_string());
+    let text = std::fs::read_to_string(format!("{folder}/structured.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()[key].clone()
+}
+
+#[test]
+fn residual_networks_have_one_group_a_block_and_one_a_stage() {
+    for (name, blocks) in [("resnet20", 3), ("resnet56", 9)] {
+        for shortcut in [Shortcut::A, Shortcut::B] {
+            let channels = channels(&cifar(name).with_shortcut(shortcut));
+            let count = |kind| channels.groups.iter().filter(|group| group.kind == kind).count();
+            assert_eq!((count(GroupKind::Inner), count(GroupKind::Stream)), (3 * blocks, 3), "{name} {shortcut:?}");
+            let inner = places(group(&channels, "blocks.1.conv1"), &[5]);
+            assert_eq!(
+                inner,
+                [("blocks.1.conv1.weight out".to_string(), vec![5]), ("blocks.1.conv2.weight in".to_string(), vec![5])]
+            );
+            let stream = group(&channels, "conv");
+            let norms: Vec<&str> = stream
+                .members
+                .iter()
+                .filter(|member| member.role == Role::Scale)
+                .map(|member| member.parameter.as_str())
+                .collect();
+            assert_eq!(norms[..2], ["bn.gamma", "blocks.0.bn2.gamma"]);
+            assert_eq!(stream.units, 16);
+        }
+    }
+}
+
+#[test]
+fn shortcut_a_carries_channels_on_behind_its_zero_channels() {
+    let channels = channels(&cifar("resnet20"));
+    let stem = places(group(&channels, "conv"), &[3]);
+    let at = |what: &str| stem.iter().find(|(name, _)| name == what).unwrap().1.clone();
+    assert_eq!(at("conv.weight out"), [3]);
+    assert_eq!(at("blocks.3.conv1.weight in"), [3]);
+    assert_eq!(at("blocks.3.conv2.weight out"), [3 + 8]);
+    assert_eq!(at("blocks.6.conv2.weight out"), [3 + 8 + 16]);
+    assert_eq!(at("fc.weight in"), [3 + 8 + 16]);
+    // The channels that begin as zeros: eight on each side of sixteen, sixteen on each side of thirty-two.
+    let second = group(&channels, "blocks.3.conv2");
+    assert_eq!((second.units, group(&channels, "blocks.6.conv2").units), (16, 32));
+    let rows = |units: &[usize]| {
+        places(second, units).iter().find(|(name, _)| name == "blocks.4.conv2.weight out").unwrap().1.clone()
+    };
+    assert_eq!((rows(&[0, 7]), rows(&[8, 15])), (vec![0, 7], vec![24, 31]));
+}
+
+#[test]
+fn a_bottleneck_has_two_groups_of_its_own_and_a_stream_one_a_stage() {
+    let channels = channels(&cifar("resnet50"));
+    let names: Vec<(&str, GroupKind)> =
+        channels.groups.iter().take(5).map(|group| (group.name.as_str(), group.kind)).collect();
+    let expected = [
+        ("conv1", GroupKind::Inner),
+        ("layer1.0.conv1", GroupKind::Inner),
+        ("layer1.0.conv2", GroupKind::Inner),
+        ("layer1.0.conv3", GroupKind::Stream),
+        ("layer1.1.conv1", GroupKind::Inner),
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(channels.groups.iter().filter(|group| group.kind == GroupKind::Stream).count(), 4);
+}
+
+#[test]
+fn heads_and_their_dimensions_are_groups_of_their_own() {
+    // Two heads of four would be: queries 0 to 7, keys 8 to 15, values 16 to 23. Here twelve heads of sixteen.
+    let channels = channels(&cifar("vit-cifar"));
+    let head = places(group(&channels, "blocks.0.attn.heads"), &[1]);
+    let thirds = |start: usize| (start..start + 16).chain(start + 192..start + 208).chain(start + 384..start + 400);
+    assert_eq!(
+        head,
+        [
+            ("blocks.0.attn.proj.weight in".to_string(), (16..32).collect::<Vec<_>>()),
+            ("blocks.0.attn.qkv.weight out".to_string(), thirds(16).collect())
+        ]
+    );
+    let every = |start: usize| (0..12).map(move |head| start + 16 * head);
+    let keys = places(group(&channels, "blocks.0.attn.qk"), &[2]);
+    assert_eq!(keys, [("blocks.0.attn.qkv.weight out".to_string(), every(2).chain(every(194)).collect::<Vec<_>>())]);
+    let values = places(group(&channels, "blocks.0.attn.v"), &[2]);
+    assert_eq!(
+        values,
+        [
+            ("blocks.0.attn.proj.weight in".to_string(), every(2).collect::<Vec<_>>()),
+            ("blocks.0.attn.qkv.weight out".to_string(), every(386).collect())
+        ]
+    );
+    assert_eq!(group(&channels, "blocks.0.mlp.fc1").units, 384);
+    // Layer normalisation keeps the embedding whole.
+    assert_eq!(channels.groups.len(), 4 * 9);
+}
+
+#[test]
+fn flattened_maps_go_with_their_channel() {
+    for case in reference("coupling")["flatten_nchw"].as_array().unwrap() {
+        let numbers = |field: &str| -> Vec<usize> {
+            case[field].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+        };
+        // LeNet-5 leaves 16 pixels at side 28; the map rule is the same for every area.
+        let area = case["stride_hw"].as_u64().unwrap() as usize;
+        if area != 4 {
+            continue;
+        }
+        let channels = channels(&Architecture::new("lenet5", 10, [1, 20, 20]));
+        let found = places(group(&channels, "conv2"), &numbers("channels_pruned"));
+        assert_eq!(found[1], ("fc1.weight in".to_string(), numbers("linear_in_pruned")));
+    }
+}
+
+/// Removes channels from every group by their widths and returns what is left.
+fn with_widths(full: &Architecture, width: impl Fn(&Group) -> usize) -> Architecture {
+    let channels = channels(full);
+    let flags = channels.groups.iter().map(|group| {
+        let left = width(group);
+        (group.name.as_str(), (0..group.units).map(|unit| unit < left).collect())
+    });
+    full.narrowed(flags)
+}
+
+#[test]
+fn published_shapes_have_their_published_counts() {
+    let reference = reference("pruned");
+    let share = |share: f64| {
+        move |group: &Group| match group.kind {
+            GroupKind::Inner => (group.units as f64 * share).round_ties_even() as usize,
+            _ => group.units,
+        }
+    };
+    let widths = |widths: &'static [usize]| {
+        move |group: &Group| match group.units {
+            16 if group.kind == GroupKind::Inner => widths[0],
+            32 if group.kind == GroupKind::Inner => widths[1],
+            64 if group.kind == GroupKind::Inner => widths[2],
+            units => units,
+        }
+    };
+    let cases: [(&str, Architecture); 4] = [
+        ("inner_uniform_prune0.3_resnet20", with_widths(&cifar("resnet20"), widths(&[11, 22, 45]))),
+        ("inner_uniform_prune0.5_resnet20", with_widths(&cifar("resnet20"), widths(&[8, 16, 32]))),
+        ("inner_uniform_prune0.7_resnet56", with_widths(&cifar("resnet56"), widths(&[5, 10, 19]))),
+        ("uniform_prune0.5_vgg16", with_widths(&cifar("vgg16"), share(0.5))),
+    ];
+    for (key, architecture) in cases {
+        let graph = architecture.graph().unwrap();
+        assert_eq!(reference[key]["params"].as_u64(), Some(graph.parameters), "{key}");
+        assert_eq!(reference[key]["macs"].as_u64(), Some(graph.macs()), "{key}");
+    }
+    let l1 = &reference["l1norm_resnet56_A"];
+    let inner: Vec<usize> = l1["inner"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+    let of_block = |group: &Group| match (group.kind, group.name.split('.').nth(1)) {
+        (GroupKind::Inner, Some(block)) => inner[block.parse::<usize>().unwrap()],
+        _ => group.units,
+    };
+    let graph = with_widths(&cifar("resnet56"), of_block).graph().unwrap();
+    assert_eq!((l1["params"].as_u64(), l1["macs"].as_u64()), (Some(graph.parameters), Some(graph.macs())));
+    // Every channel of a stage narrowed alike, streams included.
+    let ucs = &reference["ucs_resnet56_0.45"];
+    let stages = |group: &Group| match (group.kind, group.units) {
+        (GroupKind::Inner, 16) => 8,
+        (GroupKind::Inner, 32) => 14,
+        (GroupKind::Inner, _) => 28,
+        // A stream under shortcut A is what it carries on and what is its own: 8, 8 + 6 and 14 + 14.
+        (_, 16) if group.name == "conv" => 8,
+        (_, 16) => 6,
+        _ => 14,
+    };
+    let graph = with_widths(&cifar("resnet56"), stages).graph().unwrap();
+    assert_eq!((ucs["params"].as_u64(), ucs["macs"].as_u64()), (Some(graph.parameters), Some(graph.macs())));
+}
+
+#[test]
+fn coupling_that_cannot_be_derived_names_the_layer() {
+    let refused = |damage: &dyn Fn(&mut Graph)| {
+        let mut graph = cifar("resnet20").graph().unwrap();
+        damage(&mut graph);
+        Channels::derive(&graph).unwrap_err()
+    };
+    let silent = refused(&|graph| graph.nodes.clear());
+    assert_eq!(silent, "the coupling of `conv.weight` cannot be derived: the network does not say what it reads");
+    let grouped = refused(&|graph| graph.layers[1].shape[1] = 8);
+    assert_eq!(
+        grouped,
+        "the coupling of `blocks.0.conv1.weight` cannot be derived: it turns 16 channels into 16, but its weight is 16x8"
+    );
+    let mismatched = refused(&|graph| {
+        let sum = graph.nodes.iter().position(|node| node.op == Op::Add).unwrap();
+        graph.nodes[sum].inputs[1] = 0;
+    });
+    assert_eq!(mismatched, "the coupling behind `blocks.0.conv2.weight` cannot be derived: 3 channels meet 16");
+}
+
+#[test]
+fn a_shape_that_is_none_is_refused() {
+    let with = |name: &str, kept: &[usize]| {
+        let mut architecture = cifar("resnet20");
+        architecture.kept.insert(name.to_string(), kept.to_vec());
+        architecture.check().unwrap_err()
+    };
+    assert!(with("blocks.9.conv1", &[0]).contains("no channel group of resnet20"));
+    for wrong in [&[][..], &[16], &[3, 3], &[2, 1]] {
+        assert!(with("blocks.0.conv1", wrong).contains("from 0 to 15 in rising order"), "{wrong:?}");
+    }
+}
+
+fn some_architecture() -> impl Strategy<Value = Architecture> {
+    let all: Vec<Architecture> = names()
+        .into_iter()
+        .filter(|name| !["vit-s16", "vit-b16", "resnet110"].contains(name))
+        .map(cifar)
+        .chain(["resnet20", "resnet32"].map(|name| cifar(name).with_shortcut(Shortcut::B)))
+        .collect();
+    proptest::sample::select(all)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_cost_of_some_units_is_that_of_the_smaller_network(architecture in some_architecture(), seed in any::<u64>()) {
+        let graph = architecture.graph().unwrap();
+        let full = channels(&architecture);
+        let mut state = seed;
+        let mut some = |units: usize| {
+            let mut mask = Mask::from_bools((0..units).map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state >> 63 == 1
+            }).collect());
+            mask.set(0, true);
+            mask
+        };
+        let units: Vec<Mask> = full.groups.iter().map(|group| some(group.units)).collect();
+        let flags = full.groups.iter().zip(&units).map(|(group, mask)| (group.name.as_str(), mask.iter().collect()));
+        let smaller = architecture.narrowed(flags);
+        prop_assert_eq!(full.macs(&graph, &units), smaller.graph().unwrap().macs());
+        // Names stay, so that a smaller network can be cut again.
+        let again = channels(&smaller);
+        prop_assert!(again.groups.iter().map(|group| &group.name).eq(full.groups.iter().map(|group| &group.name)));
+        prop_assert!(again.groups.iter().map(|group| group.units).eq(units.iter().map(Mask::kept)));
+        if architecture.name == "resnet20" || architecture.name == "lenet5" {
+            let network = Network::new(&smaller, 0, &Device::flex()).unwrap();
+            prop_assert_eq!(network.forward(Tensor::ones([2, 3, 32, 32], &Device::flex())).dims(), [2, 10]);
+        }
+    }
+}

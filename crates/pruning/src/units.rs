@@ -1,0 +1,249 @@
+//! Keeps and cuts the units of channel groups, for methods that remove whole channels.
+
+use serde::{Deserialize, Serialize};
+
+use crate::channels::{Channels, Group, GroupKind, Role};
+use crate::graph::{Graph, LayerSpec};
+use crate::mask::Mask;
+use crate::scheduler::{Cut, Removes};
+use crate::select;
+
+/// How channels are removed, whatever the method.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChannelOptions {
+    /// The kinds of groups that may lose units.
+    pub groups: Vec<GroupKind>,
+    /// Groups are cut to multiples of this many units, which some kernels like.
+    pub round_to: usize,
+    /// Whether tensors get smaller at once; else what is removed is masked and costs as much as before.
+    pub compact: bool,
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        Self { groups: vec![GroupKind::Inner, GroupKind::Heads], round_to: 1, compact: true }
+    }
+}
+
+/// Shows one channel group to a scheduler.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupView<'a> {
+    /// Its name and its members.
+    pub group: &'a Group,
+    /// The units that are kept at this moment.
+    pub kept: &'a Mask,
+    /// The layers of the network.
+    pub layers: &'a [LayerSpec],
+    /// Their weights, one row per output channel.
+    pub weights: &'a [Vec<f32>],
+}
+
+impl GroupView<'_> {
+    /// Returns the Euclidean norm of all weights that would go with each unit: rows that make it, columns that read it.
+    pub fn norms(&self) -> Vec<f32> {
+        let mut squares = vec![0.0f64; self.group.units];
+        for member in self.group.members.iter().filter(|member| member.role == Role::Weight) {
+            let at = self.layers.iter().position(|layer| layer.name == member.parameter).expect("members are layers");
+            let (layer, weights) = (&self.layers[at], &self.weights[at]);
+            let (width, columns) = (layer.width(), layer.shape[1]);
+            // Weights of one row and one input channel lie together.
+            let kernel = width / columns;
+            for (sum, places) in squares.iter_mut().zip(&member.places) {
+                for &place in places {
+                    *sum += match member.axis {
+                        0 => square_sum(&weights[place * width..][..width]),
+                        _ => (0..layer.units())
+                            .map(|row| square_sum(&weights[row * width + place * kernel..][..kernel]))
+                            .sum::<f64>(),
+                    };
+                }
+            }
+        }
+        squares.into_iter().map(|sum| sum.sqrt() as f32).collect()
+    }
+}
+
+fn square_sum(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum()
+}
+
+/// The channel groups of a network and the units that are left of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Units {
+    pub(crate) channels: Channels,
+    /// The units that are kept, by group.
+    pub(crate) kept: Vec<Mask>,
+    pub(crate) options: ChannelOptions,
+    /// Which groups may lose units.
+    prunable: Vec<bool>,
+    /// How many units each group had at first.
+    full: Vec<usize>,
+    /// The fewest units that each group keeps.
+    least: Vec<usize>,
+}
+
+impl Units {
+    /// Finds the groups of a network.
+    pub(crate) fn new(
+        graph: &Graph,
+        removes: Removes,
+        options: ChannelOptions,
+        (exclude, floor): (&[String], f64),
+    ) -> Result<Self, String> {
+        if options.round_to == 0 {
+            return Err("`round_to` is 0, but must be at least 1".to_string());
+        }
+        let channels = Channels::derive(graph)?;
+        let may = |group: &Group| {
+            let spared = group
+                .members
+                .iter()
+                .any(|member| (member.role, member.axis) == (Role::Weight, 0) && exclude.contains(&member.parameter));
+            options.groups.contains(&group.kind) && !spared && (removes != Removes::Scaled || scale(group).is_some())
+        };
+        let prunable: Vec<bool> = channels.groups.iter().map(may).collect();
+        if !prunable.contains(&true) {
+            let kinds: Vec<String> = options.groups.iter().map(|kind| format!("{kind:?}").to_lowercase()).collect();
+            return Err(match removes {
+                Removes::Scaled => format!(
+                    "channels are ranked by the scale of their batch normalisation, and no group of kind {} has one of its own",
+                    kinds.join(", ")
+                ),
+                _ => format!("this network has no channel group of kind {} that may be pruned", kinds.join(", ")),
+            });
+        }
+        let full: Vec<usize> = channels.groups.iter().map(|group| group.units).collect();
+        let least = |&units: &usize| {
+            let floor = ((floor * units as f64).ceil() as usize).max(1);
+            floor.next_multiple_of(options.round_to).min(units)
+        };
+        Ok(Self {
+            kept: full.iter().map(|&units| Mask::dense(units)).collect(),
+            least: full.iter().zip(&prunable).map(|(full, may)| if *may { least(full) } else { *full }).collect(),
+            full,
+            prunable,
+            options,
+            channels,
+        })
+    }
+
+    /// Returns the groups that may lose units, with their places.
+    pub(crate) fn prunable(&self) -> impl Iterator<Item = (usize, &Group)> {
+        self.channels.groups.iter().enumerate().filter(|(g, _)| self.prunable[*g])
+    }
+
+    /// Returns the smallest cost that a cut can reach.
+    pub(crate) fn least_macs(&self, graph: &Graph) -> u64 {
+        let units: Vec<Mask> =
+            self.channels.groups.iter().zip(&self.least).map(|(group, &k)| first(group.units, k)).collect();
+        self.channels.macs(graph, &units)
+    }
+
+    /// Returns what a cut keeps; `scores` has one list for each group, of which those that may not be pruned are not read.
+    pub(crate) fn cut(&self, graph: &Graph, cut: Cut, scores: &[Vec<f32>], dense_macs: u64) -> Vec<Mask> {
+        let alive: Vec<usize> = self.kept.iter().map(Mask::kept).collect();
+        let counts = match cut {
+            Cut::Uniform { macs } => {
+                let counts = |share: f64| -> Vec<usize> {
+                    let full = self.full.iter().enumerate();
+                    full.map(|(g, &full)| self.bounded(g, (full as f64 * share).round_ties_even() as usize)).collect()
+                };
+                // The largest share, to a thousandth of a unit of any layer, that costs no more than asked for.
+                let steps = 1000 * self.full.iter().max().copied().unwrap_or(1);
+                let share = |step: usize| step as f64 / steps as f64;
+                let fits = |step: usize| self.cost(graph, &counts(share(step))) as f64 <= macs * dense_macs as f64;
+                counts(share(steps - fewest(steps, |removed| fits(steps - removed))))
+            }
+            Cut::Global { macs } => {
+                let order = self.weakest_first(scores);
+                let fits = |n: usize| self.cost(graph, &self.without(&order[..n])) as f64 <= macs * dense_macs as f64;
+                self.without(&order[..fewest(order.len(), fits)])
+            }
+            Cut::Share(share) => {
+                let order = self.weakest_first(scores);
+                let units = |counts: &[usize]| self.prunable().map(|(g, _)| counts[g]).sum::<usize>();
+                let left = select::count(units(&self.full), share);
+                self.without(&order[..units(&alive).saturating_sub(left).min(order.len())])
+            }
+            Cut::Zeros => {
+                let nonzero = |g: usize| {
+                    (0..self.kept[g].len()).filter(|&unit| self.kept[g].get(unit) && scores[g][unit] != 0.0).count()
+                };
+                (0..alive.len())
+                    .map(|g| if self.prunable[g] { self.bounded(g, nonzero(g)) } else { alive[g] })
+                    .collect()
+            }
+        };
+        let keep = |(g, mask): (usize, &Mask)| match self.prunable[g] {
+            true => select::top_k(&scores[g], mask, counts[g]),
+            false => mask.clone(),
+        };
+        self.kept.iter().enumerate().map(keep).collect()
+    }
+
+    /// Brings a count of a group's units into its bounds, rounded up to a whole multiple where one is left.
+    fn bounded(&self, g: usize, count: usize) -> usize {
+        let alive = self.kept[g].kept();
+        if !self.prunable[g] {
+            return alive;
+        }
+        count.next_multiple_of(self.options.round_to).max(self.least[g]).min(alive)
+    }
+
+    /// Lists the kept units that may go, those with the lowest scores first and of equal ones the later first.
+    fn weakest_first(&self, scores: &[Vec<f32>]) -> Vec<usize> {
+        let mut units: Vec<(usize, usize)> = Vec::new();
+        for (g, _) in self.prunable() {
+            units.extend((0..self.kept[g].len()).filter(|&unit| self.kept[g].get(unit)).map(|unit| (g, unit)));
+        }
+        let score =
+            |&(g, unit): &(usize, usize)| if scores[g][unit].is_nan() { f32::NEG_INFINITY } else { scores[g][unit] };
+        units.sort_by(|a, b| score(a).total_cmp(&score(b)).then(b.cmp(a)));
+        units.into_iter().map(|(g, _)| g).collect()
+    }
+
+    /// Counts what is left of each group when one unit goes for each entry, as far as the bounds allow.
+    fn without(&self, removed: &[usize]) -> Vec<usize> {
+        let mut counts: Vec<usize> = self.kept.iter().map(Mask::kept).collect();
+        removed.iter().for_each(|&g| counts[g] -= 1);
+        counts.iter().enumerate().map(|(g, &count)| self.bounded(g, count)).collect()
+    }
+
+    fn cost(&self, graph: &Graph, counts: &[usize]) -> u64 {
+        // The cost depends on how many units stay, not on which.
+        let units: Vec<Mask> = self.kept.iter().zip(counts).map(|(kept, &k)| first(kept.len(), k)).collect();
+        self.channels.macs(graph, &units)
+    }
+
+    /// Takes up the groups of the network that was cut down to the kept units.
+    pub(crate) fn compact(&mut self, graph: &Graph) {
+        let channels =
+            Channels::derive(graph).expect("what a network had derived before it was cut can be derived after");
+        let same =
+            channels.groups.iter().map(|group| &group.name).eq(self.channels.groups.iter().map(|group| &group.name));
+        assert!(same, "a cut leaves every group its name and at least one unit");
+        self.kept = channels.groups.iter().map(|group| Mask::dense(group.units)).collect();
+        self.channels = channels;
+    }
+}
+
+/// Returns the scale of the one batch normalisation that a group's channels pass.
+pub(crate) fn scale(group: &Group) -> Option<&str> {
+    let mut scales = group.members.iter().filter(|member| member.role == Role::Scale);
+    let first = scales.next()?;
+    scales.next().is_none().then_some(first.parameter.as_str())
+}
+
+fn first(units: usize, kept: usize) -> Mask {
+    Mask::from_bools((0..units).map(|unit| unit < kept).collect())
+}
+
+/// Returns the smallest number up to `most` that fits, where all above a fitting one fit; `most` if none does.
+fn fewest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { high = middle } else { low = middle + 1 }
+    }
+    low
+}
