@@ -11,6 +11,19 @@ use crate::scheduler::{Cut, Removes};
 use crate::units::{GroupView, scale};
 
 impl Engine {
+    /// Checks that the cost that the method aims at can be reached.
+    pub(crate) fn check_cost(&self) -> Result<(), String> {
+        let (Some(units), Some(target)) = (&self.units, self.scheduler.target_macs()) else { return Ok(()) };
+        let least = units.least_macs(&self.graph) as f64 / self.dense_macs() as f64;
+        if least > target {
+            return Err(format!(
+                "`macs` is {target}, but this network costs {least:.4} of its multiply-accumulates when every group that may \
+                 be pruned is at its smallest"
+            ));
+        }
+        Ok(())
+    }
+
     /// Returns the channel groups with the units that are kept; none where the method removes single weights.
     pub fn groups(&self) -> impl Iterator<Item = (&Group, &Mask)> {
         self.units.iter().flat_map(|units| units.channels.groups.iter().zip(&units.kept))
@@ -20,6 +33,11 @@ impl Engine {
     pub fn wants_compaction(&self) -> bool {
         let cut_down = |mask: &Mask| mask.kept() < mask.len();
         self.units.as_ref().is_some_and(|units| units.options.compact && units.kept.iter().any(cut_down))
+    }
+
+    /// Returns the network as it is now.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// Returns which places of which parameters stay.

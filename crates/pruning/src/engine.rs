@@ -153,18 +153,6 @@ impl Engine {
         Ok(())
     }
 
-    fn check_cost(&self) -> Result<(), String> {
-        let (Some(units), Some(target)) = (&self.units, self.scheduler.target_macs()) else { return Ok(()) };
-        let least = units.least_macs(&self.graph) as f64 / self.full_macs as f64;
-        if least > target {
-            return Err(format!(
-                "`macs` is {target}, but this network costs {least:.4} of its multiply-accumulates when every group that may \
-                 be pruned is at its smallest"
-            ));
-        }
-        Ok(())
-    }
-
     /// Returns the prunable layers as they were before anything was cut away.
     pub fn full_layers(&self) -> &[LayerSpec] {
         &self.full_layers

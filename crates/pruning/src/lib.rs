@@ -15,6 +15,7 @@ pub mod check;
 pub mod clock;
 mod compaction;
 mod compat;
+pub mod constants;
 pub mod curve;
 pub mod engine;
 pub mod graph;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod checkpoint;
+mod compaction;
 mod cut;
 pub mod dashboard;
 pub mod diagnose;

@@ -146,7 +146,7 @@ impl<'a> Run<'a> {
         if fresh {
             run.write_config()?;
             if initial.changed {
-                run.record_change(0, None, &initial)?;
+                run.record_change(0, None, &initial, BTreeMap::new())?;
             }
             run.checkpoint()?;
         }
@@ -242,17 +242,27 @@ impl<'a> Run<'a> {
         self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels })
     }
 
-    /// Records a mask event of the iteration under way.
-    pub fn record_event(&mut self, event: &Event, change: &Change) -> Result<()> {
-        self.record_change(self.at.iteration + 1, event.replace, change)
+    /// Records a mask event of the iteration under way, with the constants that were absorbed for removed channels.
+    pub fn record_event(&mut self, event: &Event, change: &Change, absorbed: [f32; 2]) -> Result<()> {
+        let named = ["absorbed exactly", "absorbed but for padded borders"].into_iter().zip(absorbed);
+        let figures =
+            named.filter(|(_, largest)| *largest > 0.0).map(|(name, largest)| (name.to_string(), largest.into()));
+        self.record_change(self.at.iteration + 1, event.replace, change, figures.collect())
     }
 
-    fn record_change(&mut self, iteration: u64, replace: Option<f64>, change: &Change) -> Result<()> {
+    fn record_change(
+        &mut self,
+        iteration: u64,
+        replace: Option<f64>,
+        change: &Change,
+        mut figures: BTreeMap<String, f64>,
+    ) -> Result<()> {
         for ((pruned, grown), layer) in self.at.changes.iter_mut().zip(&change.layers) {
             *pruned += layer.pruned;
             *grown += layer.grown;
         }
         let engine = &self.parts.trainee.engine;
+        figures.extend(engine.observe());
         let row = EventRow {
             iteration,
             epoch: self.parts.clock(iteration).epoch(),
@@ -276,7 +286,7 @@ impl<'a> Run<'a> {
                     pruned: group.pruned as u64,
                 })
                 .collect(),
-            figures: engine.observe().into_iter().collect(),
+            figures,
         };
         self.folder.append_event(&row)?;
         self.kernels_recorded = false;

@@ -69,8 +69,8 @@ fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
                 run.trainee().step(gradients, &clock);
             }
             if let Some(event) = event {
-                let change = run.trainee().event(&clock, &event, dense.as_ref());
-                run.record_event(&event, &change)?;
+                let (change, absorbed) = run.trainee().event(&clock, &event, dense.as_ref());
+                run.record_event(&event, &change, absorbed)?;
             }
             run.advance(batch.labels.len())?;
 

@@ -16,7 +16,6 @@ use bonsai_pruning::scheduler::Event;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::cut::cut;
 use crate::loss::cross_entropy;
 use crate::meter::Meter;
 use crate::optimizer::{Optimizer, clip};
@@ -42,12 +41,12 @@ pub struct Trainee {
     pub network: Network,
     /// The masks and the scheduler.
     pub engine: Engine,
-    architecture: Architecture,
-    optimizer: Optimizer,
+    pub(crate) architecture: Architecture,
+    pub(crate) optimizer: Optimizer,
     options: StepOptions,
-    device: Device,
+    pub(crate) device: Device,
     /// The mask of every pruned parameter, in the order in which it is stored; absent where nothing is removed.
-    masks: BTreeMap<String, Tensor<1>>,
+    pub(crate) masks: BTreeMap<String, Tensor<1>>,
     /// The same for kernels that leave removed weights out.
     sparsity: Sparsity,
 }
@@ -179,117 +178,23 @@ impl Trainee {
         self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));
     }
 
-    /// Adds the gradients of the scheduler's penalty on the scales of normalisations.
-    fn penalise(&mut self, clock: &Clock, gradients: &mut Gradients) {
-        let device = self.device.clone().inner();
-        for (group, path, scales) in self.scales() {
-            let mut penalty = vec![0.0; scales.len()];
-            self.engine.penalty(clock, &group, &scales, &mut penalty);
-            if let Some(gradient) = gradients.remove(&path) {
-                gradients.insert(path, gradient + parameters::to_device(penalty, &device));
-            }
-        }
-    }
-
-    /// Reads the scales that the scheduler ranks channels by to the host, in one transfer: groups, paths and values.
-    fn scales(&self) -> Vec<(String, String, Vec<f32>)> {
-        let named = self.engine.scales();
-        if named.is_empty() {
-            return Vec::new();
-        }
-        let mut found = BTreeMap::new();
-        parameters::visit(&self.network, |info, values| {
-            if named.iter().any(|(_, path)| *path == info.name) {
-                found.insert(info.name.clone(), values);
-            }
-        });
-        let parts: Vec<Tensor<1>> = named.iter().map(|(_, path)| found[path].clone()).collect();
-        let mut all = parameters::to_host(Tensor::cat(parts, 0)).into_iter();
-        let values = |path: &String| all.by_ref().take(found[path].dims()[0]).collect();
-        let values: Vec<Vec<f32>> = named.iter().map(|(_, path)| path).map(values).collect();
-        named.into_iter().zip(values).map(|((group, path), values)| (group, path, values)).collect()
-    }
-
-    /// Lets the scheduler change the scales that it ranks channels by.
-    fn change_scales(&mut self, mut change: impl FnMut(&mut Engine, &str, &mut [f32])) {
-        let device = self.device.clone().inner();
-        let mut changed = BTreeMap::new();
-        for (group, path, scales) in self.scales() {
-            let mut after = scales.clone();
-            change(&mut self.engine, &group, &mut after);
-            if after != scales {
-                changed.insert(path, parameters::to_device(after, &device));
-            }
-        }
-        if changed.is_empty() {
-            return;
-        }
-        let masks = &self.masks;
-        self.network = parameters::map(self.network.clone(), |info, _| {
-            let values = changed.remove(&info.name)?;
-            Some(match masks.get(&info.name) {
-                Some(mask) => {
-                    let _section = section(Part::Masks);
-                    values * mask.clone()
-                }
-                None => values,
-            })
-        });
-    }
-
     /// Lets the engine prune and regrow, zeroes what was removed or has just been grown, and cuts removed channels away.
-    pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Change {
+    ///
+    /// With the change comes the largest constant that was absorbed for removed channels: exactly, and at padded borders.
+    pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> (Change, [f32; 2]) {
         let layers = self.engine.layers();
         let weights = parameters::weights(&self.network, layers);
         let gradients = dense.map(|dense| parameters::rows(dense, layers));
         let change = self.engine.apply(clock, event, &weights, gradients.as_deref());
+        let absorbed = if change.groups.is_empty() { [0.0; 2] } else { self.absorb_constants(&weights) };
         self.apply(&change);
         if self.engine.wants_compaction() {
             self.compact();
         }
-        change
+        (change, absorbed)
     }
 
-    /// Masks all but some units of the channel groups, one mask for each group, and zeroes what goes with them.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the scheduler removes no channels or a mask does not fit.
-    pub fn set_units(&mut self, kept: Vec<Mask>) {
-        let change = self.engine.set_units(kept);
-        self.apply(&change);
-    }
-
-    /// Cuts removed channels out of everything: weights, running statistics, moments, masks and the scheduler's state.
-    pub fn compact(&mut self) {
-        let (places, layers) = (self.engine.places(), self.engine.layers().to_vec());
-        let cut_down = self.engine.groups().filter(|(_, kept)| kept.kept() < kept.len());
-        let architecture =
-            self.architecture.narrowed(cut_down.map(|(group, kept)| (group.name.as_str(), kept.iter().collect())));
-        let graph = architecture.graph().expect("a network without some of its units can be built");
-
-        let device = self.device.clone().inner();
-        let (steps, mut moments) = self.optimizer.state();
-        let mut weights = Tensors::new();
-        parameters::visit(&self.network, |info, values| {
-            let cut = |values| cut(&info.name, &layers, &places, &info.shape, &parameters::to_host(values));
-            let (shape, values) = cut(values);
-            weights.insert(info.name.clone(), HostTensor::f32(shape, values));
-            for moment in ["first", "second"] {
-                if let Some(values) = moments.get_mut(&format!("{moment}/{}", info.name)) {
-                    *values = parameters::to_device(cut(values.clone()).1, &device);
-                }
-            }
-        });
-        self.optimizer.restore(steps, moments);
-        let network = Network::new(&architecture, 0, &self.device).expect("its graph was built");
-        self.network = load_network(network, weights, &device).expect("a cut leaves the shapes of the smaller network");
-        self.engine.compact(graph);
-        self.architecture = architecture;
-        self.place_masks();
-    }
-
-    fn apply(&mut self, change: &Change) {
+    pub(crate) fn apply(&mut self, change: &Change) {
         if !change.changed {
             return;
         }
@@ -307,7 +212,7 @@ impl Trainee {
         self.place_masks();
     }
 
-    fn place_masks(&mut self) {
+    pub(crate) fn place_masks(&mut self) {
         let device = self.device.clone().inner();
         self.masks = (self.engine.layers().iter().zip(self.engine.masks()))
             .filter(|(_, mask)| mask.kept() < mask.len())
@@ -325,14 +230,6 @@ impl Trainee {
         let ids = parameters::ids(&self.network);
         let layers = self.engine.layers().iter();
         Some(layers.filter_map(|layer| Some((layer.name.clone(), *choices.get(&ids[&layer.name])?))).collect())
-    }
-
-    /// The masks of biases, scales and shifts of removed channels.
-    fn vector_masks(&self) -> BTreeMap<String, Tensor<1>> {
-        let device = self.device.clone().inner();
-        let flag = |kept| if kept { 1.0 } else { 0.0 };
-        let tensor = |mask: Mask| parameters::to_device(mask.iter().map(flag).collect(), &device);
-        self.engine.vector_masks().into_iter().map(|(name, mask)| (name, tensor(mask))).collect()
     }
 
     /// Prunable weights that are not zero; a kept weight that was just grown still is.

@@ -1,9 +1,11 @@
 //! Channels that go: the masked network and the smaller one are the same, and stay so while they train.
 
 use bonsai_data::Batch;
-use bonsai_models::{Architecture, Shortcut};
+use bonsai_models::{Architecture, Network, Shortcut};
+use bonsai_pruning::channels::Role;
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_pruning::engine::{Engine, Options};
+use bonsai_pruning::graph::Kind;
 use bonsai_pruning::mask::Mask;
 use bonsai_pruning::{ChannelOptions, registry};
 use bonsai_training::meter::Meter;
@@ -74,9 +76,9 @@ fn batch(input: [usize; 3], records: usize, key: u64) -> Batch {
     }
 }
 
-fn logits(trainee: &Trainee, batch: &Batch) -> Vec<f32> {
+fn logits(network: &Network, batch: &Batch) -> Vec<f32> {
     let images = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), batch.shape), &Device::flex());
-    let logits = trainee.network.valid().forward(images);
+    let logits = network.valid().forward(images);
     let length = logits.dims().iter().product::<usize>();
     to_host(logits.reshape([length]))
 }
@@ -116,13 +118,71 @@ fn a_network_gives_the_same_logits_before_and_after_channels_are_cut_out() {
             let units = half(&trainee, round);
             trainee.set_units(units);
             let (macs, kept, parameters) = (trainee.engine.macs(), trainee.engine.kept(), trainee.engine.parameters());
-            let masked = logits(&trainee, &batch);
+            let masked = logits(&trainee.network, &batch);
             trainee.compact();
-            assert_close(&logits(&trainee, &batch), &masked, 1e-5, &name);
+            assert_close(&logits(&trainee.network, &batch), &masked, 1e-5, &name);
             let graph = trainee.architecture().graph().unwrap();
             assert_eq!((macs, kept, parameters), (graph.macs(), graph.weights() as u64, graph.parameters), "{name}");
             assert_eq!((trainee.engine.macs(), trainee.engine.kept()), (macs, kept), "{name}");
         }
+    }
+}
+
+#[test]
+fn constants_of_removed_channels_are_absorbed() {
+    for architecture in zoo() {
+        let name = format!("{} {:?}", architecture.name, architecture.shortcut);
+        let mut trainee = trainee(architecture.clone(), SGD, ON_DEMAND);
+        shake(&mut trainee);
+        let units = half(&trainee, 0);
+        // Weights and scales of the removed channels are zero, and their biases and shifts are not: nothing is lost.
+        let gone = |roles: &'static [Role]| -> Vec<(String, Vec<usize>)> {
+            let members = trainee.engine.groups().zip(&units).flat_map(|((group, _), mask)| {
+                let members = group.members.iter().filter(|member| member.axis == 0 && roles.contains(&member.role));
+                members.map(move |member| (member, mask))
+            });
+            let places = |mask: &Mask, places: &[Vec<usize>]| {
+                (0..mask.len()).filter(|unit| !mask.get(*unit)).flat_map(|unit| places[unit].clone()).collect()
+            };
+            members.map(|(member, mask)| (member.parameter.clone(), places(mask, &member.places))).collect()
+        };
+        let (makers, constants) = (gone(&[Role::Weight, Role::Scale]), gone(&[Role::Bias, Role::Shift]));
+        let layers = trainee.engine.layers().to_vec();
+        let without = |network: &Network, gone: &[(String, Vec<usize>)]| {
+            parameters::map(network.clone(), |info, old| {
+                let mut values = to_host(old.clone());
+                for (_, gone) in gone.iter().filter(|(parameter, _)| *parameter == info.name) {
+                    // A linear weight is stored [in, out].
+                    let place = |i: usize| match layers.iter().find(|layer| layer.name == info.name) {
+                        Some(layer) if layer.kind == Kind::Linear => i % layer.units(),
+                        Some(layer) => i / layer.width(),
+                        None => i,
+                    };
+                    values
+                        .iter_mut()
+                        .enumerate()
+                        .filter(|(i, _)| gone.contains(&place(*i)))
+                        .for_each(|(_, value)| *value = 0.0);
+                }
+                Some(to_device(values, &Device::flex()))
+            })
+        };
+        trainee.network = without(&trainee.network, &makers);
+        let batch = batch(architecture.input, 4, 1);
+        let before = logits(&trainee.network, &batch);
+        let silent = logits(&without(&trainee.network, &constants), &batch);
+        let [exact, nearly] = trainee.set_units(units);
+        trainee.compact();
+        let after = logits(&trainee.network, &batch);
+        let scale = before.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        let error = |other: &[f32]| before.iter().zip(other).fold(0.0f32, |max, (a, b)| max.max((a - b).abs())) / scale;
+        let (with, without) = (error(&after), error(&silent));
+        println!(
+            "{name}: logits change by {with:.1e} of the largest with absorbed constants, by {without:.1e} without"
+        );
+        assert!(exact.max(nearly) > 1e-3, "{name}: nothing was there to absorb");
+        // Without padding, as in perceptrons, LeNet-5 and transformers, absorbing is exact.
+        assert!(with < if nearly > 0.0 { without } else { 1e-5 }, "{name}: {with} and {without}");
     }
 }
 
@@ -141,8 +201,8 @@ fn train(trainee: &mut Trainee, lr: f64, iterations: std::ops::RangeInclusive<u6
 fn training_goes_on_after_a_cut_as_with_masks() {
     for (architecture, rule) in zoo().into_iter().zip([SGD, ADAM].into_iter().cycle()) {
         let name = format!("{} {:?}", architecture.name, architecture.shortcut);
-        // Adam divides rounding errors by their own size, so that large steps would drown the comparison.
-        let lr = if rule == SGD { 0.01 } else { 1e-4 };
+        // Rounding errors flip rectifiers, and Adam divides them by their own size: large steps would drown the comparison.
+        let lr = if rule == SGD { 1e-3 } else { 1e-4 };
         let [mut masked, mut cut] = [(); 2].map(|()| {
             let mut trainee = trainee(architecture.clone(), rule.clone(), ON_DEMAND);
             train(&mut trainee, lr, 1..=2);
