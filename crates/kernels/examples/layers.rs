@@ -1,4 +1,5 @@
-//! Times convolution kernels alone: `cargo run --release -p bonsai-kernels --example layers`.
+//! Times convolution kernels alone: `cargo run --release -p bonsai-kernels --example layers [bf16]`. Those of bf16 round
+//! their operands first, which is part of the time.
 //!
 //! Prints the median of some repeats and GF/s, counting taps that lie on the map only.
 
@@ -9,7 +10,13 @@ use bonsai_kernels::maps::Maps;
 use bonsai_kernels::simd::Level;
 
 fn main() {
-    println!("{:?}, {} threads", Level::current(), rayon::current_num_threads());
+    let rounded = std::env::args().any(|argument| argument == "bf16");
+    println!(
+        "{:?}, {} threads, {}",
+        Level::current(),
+        rayon::current_num_threads(),
+        if rounded { "bf16" } else { "f32" }
+    );
     println!("{:34} {:>17} {:>17} {:>17}", "", "forward", "data gradient", "weight gradient");
     for (dims, outputs, kernel, stride) in [
         ([128, 3, 32, 32], 16, 3, 1),
@@ -28,11 +35,18 @@ fn main() {
         let input = conv.input.from_nchw(&vec![0.5; dims.iter().product()]);
         let gradient = conv.output().from_nchw(&vec![0.5; conv.output().dims().iter().product()]);
         let work = 2.0 * taps(&conv) * (outputs * dims[1] * dims[0]) as f64;
-        let times = [
-            time(|| drop(conv.forward(&input, &weight))),
-            time(|| drop(conv.data_gradient(&gradient, &weight))),
-            time(|| drop(conv.weight_gradient(&input, &gradient))),
-        ];
+        let times = match rounded {
+            false => [
+                time(|| drop(conv.forward(&input, &weight))),
+                time(|| drop(conv.data_gradient(&gradient, &weight))),
+                time(|| drop(conv.weight_gradient(&input, &gradient))),
+            ],
+            true => [
+                time(|| drop(conv.forward_bf16(&input, &weight))),
+                time(|| drop(conv.data_gradient_bf16(&gradient, &weight))),
+                time(|| drop(conv.weight_gradient_bf16(&input, &gradient))),
+            ],
+        };
         let columns = times.map(|time| format!("{:6.2} ms {:5.0} GF", time * 1e3, work / time / 1e9));
         println!("{:34} {}", format!("{dims:?} to {outputs}, {kernel}x{kernel}/{stride}"), columns.join("  "));
     }

@@ -1,4 +1,4 @@
-//! Says where the time of a training step of ResNet-20 goes (CIFAR shapes, batch 128):
+//! Says where the time of a training step of ResNet-20 goes (CIFAR shapes, batch 128), dense, in bf16 and sparse:
 //! `cargo run --release -p bonsai-kernels --example parts`.
 //!
 //! Each part is timed alone, on three sets of buffers in turn so that they come from memory, and multiplied by how often a
@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use bonsai_kernels::Precision;
 use bonsai_kernels::batch_norm::{Gate, Statistics};
 use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
@@ -26,11 +27,16 @@ fn main() {
         ([128, 64, 8, 8], 64, 1, 5, [1.0, 0.0666, 0.0325]),
     ];
     println!("{} threads; {PARTS:?}", rayon::current_num_threads());
-    for (number, name) in ["dense", "90 %", "95 %"].iter().enumerate() {
+    for (name, number, precision) in [
+        ("dense", 0, Precision::F32),
+        ("bf16", 0, Precision::Bf16),
+        ("90 %", 1, Precision::F32),
+        ("95 %", 2, Precision::F32),
+    ] {
         let mut total = [0.0; PARTS.len()];
         for (dims, outputs, stride, count, shares) in layers {
             let conv = Conv { input: Maps::new(dims), outputs, kernel: [3; 2], stride, padding: 1 };
-            let times = parts(conv, shares[number]).map(|time| time * count as f64);
+            let times = parts(conv, shares[number], precision).map(|time| time * count as f64);
             println!("  {name} {dims:?} to {outputs}, {count} times: {times:5.2?}");
             total.iter_mut().zip(times).for_each(|(total, time)| *total += time);
         }
@@ -38,13 +44,13 @@ fn main() {
     }
 }
 
-fn parts(conv: Conv, share: f64) -> [f64; PARTS.len()] {
+fn parts(conv: Conv, share: f64, precision: Precision) -> [f64; PARTS.len()] {
     let (from, to) = (conv.input, conv.output());
     let shape = [conv.outputs, from.channels, 3, 3];
     let mut random = bonsai_random::stream(0, "mask", conv.outputs);
     let weight: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-0.1..0.1)).collect();
     let pattern = (share < 1.0).then(|| Pattern::new(shape, weight.iter().map(|_| random.random_bool(share))));
-    let unit = Unit { conv: &conv, weight: &weight, pattern: pattern.as_ref() };
+    let unit = Unit { conv: &conv, weight: &weight, pattern: pattern.as_ref(), precision };
     let buffer = |maps: Maps| {
         let images: Vec<f32> = (0..maps.dims().iter().product::<usize>()).map(|i| (i % 7) as f32 - 3.0).collect();
         maps.from_nchw(&images)

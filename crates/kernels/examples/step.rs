@@ -1,13 +1,14 @@
-//! Times a training step of ResNet-20 on CIFAR shapes, batch 128: our operations, dense and sparse (kept shares of the
-//! three stages and the two transitions as in an ERK allocation), and burn's own on flex.
+//! Times a training step of ResNet-20 on CIFAR shapes, batch 128: our operations, dense, in bf16 and sparse (kept
+//! shares of the three stages and the two transitions as in an ERK allocation), and burn's own on flex.
 //!
-//! `cargo run --release -p bonsai-kernels --example step [repeats] [ours|sparse90|sparse95|burn]`. Prints medians in milliseconds.
+//! `cargo run --release -p bonsai-kernels --example step [repeats] [ours|bf16|sparse90|sparse95|burn]`. Prints medians in milliseconds.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bonsai_kernels::{
-    Activation, Gradients, Pattern, Then, batch_norm_train, conv2d, global_average, pad_shortcut, sparse_conv2d,
+    Activation, Gradients, Pattern, Precision, Then, batch_norm_train, conv2d, global_average, pad_shortcut,
+    sparse_conv2d,
 };
 use burn::tensor::module::{batch_norm_train as burns_batch_norm, conv2d as burns_conv2d, linear};
 use burn::tensor::ops::ConvOptions;
@@ -24,10 +25,11 @@ struct Network {
     classifier: Tensor<2>,
     /// For each layer, if the network is sparse.
     patterns: Vec<Option<Arc<Pattern>>>,
+    precision: Precision,
 }
 
 impl Network {
-    fn new(device: &Device) -> Network {
+    fn new(precision: Precision, device: &Device) -> Network {
         let mut layers = vec![layer(3, 16, 1, device)];
         let mut inputs = 16;
         for outputs in [16, 32, 64] {
@@ -38,7 +40,7 @@ impl Network {
             }
         }
         let patterns = vec![None; layers.len()];
-        Network { layers, classifier: random([64, 10], 0.1, device).require_grad(), patterns }
+        Network { layers, classifier: random([64, 10], 0.1, device).require_grad(), patterns, precision }
     }
 
     /// Keeps a share of the weights of each layer but the first: of 16, 16 to 32, 32, 32 to 64 and 64 channels.
@@ -56,8 +58,8 @@ impl Network {
     }
 
     fn ours(&self, images: Tensor<4>) -> Tensor<2> {
-        let conv = |x, layer: &Layer, pattern: &Option<Arc<Pattern>>| match pattern {
-            None => conv2d(x, layer.0.clone(), None, layer.3, 1),
+        let conv = |x: Activation, layer: &Layer, pattern: &Option<Arc<Pattern>>| match pattern {
+            None => conv2d(x.with_precision(self.precision), layer.0.clone(), None, layer.3, 1),
             Some(pattern) => sparse_conv2d(x, layer.0.clone(), None, layer.3, 1, pattern, Gradients::Kept),
         };
         let norm = |x, layer: &Layer, then| batch_norm_train(x, layer.1.clone(), layer.2.clone(), 1e-5, then).output;
@@ -147,16 +149,17 @@ fn main() {
     let ours = Network::ours as fn(&Network, Tensor<4>) -> _;
     let erk90 = [0.302, 0.215, 0.139, 0.101, 0.0666];
     let erk95 = [0.1475, 0.105, 0.0679, 0.0495, 0.0325];
-    for (name, forward, kept) in [
-        ("ours", ours, None),
-        ("sparse90", ours, Some(erk90)),
-        ("sparse95", ours, Some(erk95)),
-        ("burn", Network::burns, None),
+    for (name, forward, precision, kept) in [
+        ("ours", ours, Precision::F32, None),
+        ("bf16", ours, Precision::Bf16, None),
+        ("sparse90", ours, Precision::F32, Some(erk90)),
+        ("sparse95", ours, Precision::F32, Some(erk95)),
+        ("burn", Network::burns, Precision::F32, None),
     ] {
         if only.is_some_and(|only| only != name) {
             continue;
         }
-        let mut network = Network::new(&device);
+        let mut network = Network::new(precision, &device);
         if let Some(kept) = kept {
             network.prune(kept);
         }

@@ -187,7 +187,7 @@ impl Affine {
             }
             let gate = gate.part(at.clone());
             let (rows, channel, slope) = (0..maps.height, self.channel(c), slopes[c]);
-            level.run(Backward { maps, rows, channel, slope, gradient: None, out: gradient, x: &x[at], gate, passed });
+            level.run(Backward { maps, rows, channel, slope, gradient: &mut *gradient, x: &x[at], gate, passed });
             maps.clear_missing(block, gradient);
         };
         let work = gradient.par_chunks_mut(maps.plane());

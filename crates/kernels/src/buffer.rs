@@ -13,6 +13,8 @@ use std::sync::{LazyLock, Mutex};
 
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
+use crate::bf16::Bf16;
+
 const ALIGNMENT: usize = 64;
 /// The size of a huge page of Linux on x86-64 and most other processors.
 const HUGE: usize = 2 << 20;
@@ -102,6 +104,35 @@ impl AllocationController for Buffer {
         let bytes = self.len * size_of::<f32>();
         // SAFETY: the memory is ours and borrowed.
         Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), bytes) })
+    }
+}
+
+/// A slice of bf16 numbers, two in each float of a buffer.
+pub(crate) struct Halves {
+    memory: Buffer,
+    len: usize,
+}
+
+impl Halves {
+    /// Returns `len` numbers of any value.
+    pub fn any(len: usize) -> Halves {
+        Halves { memory: Buffer::any(len.div_ceil(2)), len }
+    }
+}
+
+impl Deref for Halves {
+    type Target = [Bf16];
+
+    fn deref(&self) -> &[Bf16] {
+        // SAFETY: the buffer holds at least `len / 2` initialised floats, and a `Bf16` is any 16 bits.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Halves {
+    fn deref_mut(&mut self) -> &mut [Bf16] {
+        // SAFETY: as in `deref`, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
     }
 }
 

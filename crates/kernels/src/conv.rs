@@ -9,7 +9,8 @@
 //! | the first two, sparse ([`kept_taps`]) | 1 output channel × 2 × 4 pixels | 8 pixels, 1 weight for 8 multiply-adds |
 //! | the last, sparse ([`kept_gradient`]) | 2 × 8 pixels of 1 output channel | 16 pixels for 16 multiply-adds |
 //!
-//! A sparse filter is a list of its kept taps ([`Pattern`]); what is not in the list costs nothing.
+//! A sparse filter is a list of its kept taps ([`Pattern`]); what is not in the list costs nothing. The dense kernels
+//! multiply in f32 or, twice as fast where the processor has the instruction, in bf16 ([`rounded`]).
 //!
 //! [`unit`] runs them block by block, together with the batch normalisations around a convolution.
 //!
@@ -24,6 +25,7 @@ mod kept_taps;
 mod pack;
 mod pattern;
 mod plan;
+mod rounded;
 mod strips;
 mod taps;
 pub mod unit;
@@ -32,10 +34,11 @@ mod weight_gradient;
 pub use choice::{Choice, Choices, Kernels};
 pub use pattern::Pattern;
 
+use crate::bf16::Precision;
 use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::profile::{self, Direction, section};
-use pack::pack;
+use crate::simd::Level;
 use plan::{Part, Weights, convolve};
 use taps::{Place, Taps};
 
@@ -76,7 +79,24 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn forward(&self, input: &[f32], weight: &[f32]) -> Buffer {
         self.check(input, weight);
-        convolve(self.input, input, self.output(), self.forward_parts(weight, None), (self, Direction::Forward))
+        convolve(
+            self.input,
+            input,
+            self.output(),
+            self.forward_parts(weight, None, Precision::F32),
+            (self, Direction::Forward),
+        )
+    }
+
+    /// Convolves `input` with `weight`, both rounded to bf16.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn forward_bf16(&self, input: &[f32], weight: &[f32]) -> Buffer {
+        self.check(input, weight);
+        let parts = self.forward_parts(weight, None, Precision::Bf16);
+        convolve(self.input.in_pairs(), &in_pairs(self.input, input), self.output(), parts, (self, Direction::Forward))
     }
 
     /// Convolves `input` with the weights that `pattern` keeps.
@@ -90,7 +110,7 @@ impl Conv {
             self.input,
             input,
             self.output(),
-            self.forward_parts(weight, Some(pattern)),
+            self.forward_parts(weight, Some(pattern), Precision::F32),
             (self, Direction::Forward),
         )
     }
@@ -102,7 +122,24 @@ impl Conv {
     /// Panics if a length is not that of its shape.
     pub fn data_gradient(&self, gradient: &[f32], weight: &[f32]) -> Buffer {
         self.check_gradient(gradient, weight);
-        convolve(self.output(), gradient, self.input, self.gradient_parts(weight, None), (self, Direction::Data))
+        convolve(
+            self.output(),
+            gradient,
+            self.input,
+            self.gradient_parts(weight, None, Precision::F32),
+            (self, Direction::Data),
+        )
+    }
+
+    /// Returns the gradient of the input, given that of the output; it and `weight` are rounded to bf16.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn data_gradient_bf16(&self, gradient: &[f32], weight: &[f32]) -> Buffer {
+        self.check_gradient(gradient, weight);
+        let (to, parts) = (self.output(), self.gradient_parts(weight, None, Precision::Bf16));
+        convolve(to.in_pairs(), &in_pairs(to, gradient), self.input, parts, (self, Direction::Data))
     }
 
     /// Returns the gradient of the input, given that of the output, through the weights that `pattern` keeps.
@@ -116,20 +153,20 @@ impl Conv {
             self.output(),
             gradient,
             self.input,
-            self.gradient_parts(weight, Some(pattern)),
+            self.gradient_parts(weight, Some(pattern), Precision::F32),
             (self, Direction::Data),
         )
     }
 
     /// Returns what the forward pass sums.
-    fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+    fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
         let _section = section(profile::Part::Around);
         let [height, width] = self.kernel;
         let (taps, place) = self.all_taps();
         let weights = match pattern {
-            None => Weights::Dense(pack(self.outputs, self.input.channels, height * width, |out, inp, tap| {
+            None => pack::dense(precision, self.outputs, self.input.channels, height * width, |out, inp, tap| {
                 weight[(out * self.input.channels + inp) * height * width + tap]
-            })),
+            }),
             Some(pattern) => {
                 pattern.check(self);
                 Weights::Kept(pattern.by_output(weight))
@@ -139,7 +176,7 @@ impl Conv {
     }
 
     /// Returns what the data gradient sums.
-    fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>) -> Vec<Part> {
+    fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
         let _section = section(profile::Part::Around);
         let inputs = self.input.channels;
         let [height, width] = self.kernel;
@@ -148,10 +185,10 @@ impl Conv {
         }
         let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
             let weights = match pattern {
-                None => Weights::Dense(pack(inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
+                None => pack::dense(precision, inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
                     let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
                     weight[((out * inputs + inp) * height + ky) * width + kx]
-                })),
+                }),
                 Some(pattern) => Weights::Kept(pattern.by_input(weight, &rows, &columns)),
             };
             Part { taps, place, weights }
@@ -200,6 +237,24 @@ impl Conv {
             return weight_gradient::run(&Conv { input: wide, ..*self }, &input, gradient);
         }
         weight_gradient::run(self, input, gradient)
+    }
+
+    /// Returns the gradient of the weight, given the input and the gradient of the output, both rounded to bf16.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    pub fn weight_gradient_bf16(&self, input: &[f32], gradient: &[f32]) -> Buffer {
+        assert_eq!(input.len(), self.input.len(), "input of {:?}", self.input.dims());
+        assert_eq!(gradient.len(), self.output().len(), "gradient of {:?}", self.output().dims());
+        let level = Level::current();
+        let gradient = rounded::round(level, self.output(), gradient);
+        if self.padding > self.input.margin {
+            let (wide, input) = self.input.with_margin(input, self.padding);
+            let input = rounded::round(level, wide, &input);
+            return weight_gradient::run(&Conv { input: wide, ..*self }, &input, &gradient);
+        }
+        weight_gradient::run(self, &rounded::round(level, self.input, input), &gradient)
     }
 
     /// Returns the gradient of the weights that `pattern` keeps; that of the others is given as zero.
@@ -251,6 +306,12 @@ impl Conv {
         let weights = self.outputs * self.input.channels * self.kernel[0] * self.kernel[1];
         assert_eq!(weight.len(), weights, "weight of {self:?}");
     }
+}
+
+/// Rounds maps and puts two channels into each lane.
+fn in_pairs(maps: Maps, x: &[f32]) -> Buffer {
+    let level = Level::current();
+    rounded::in_pairs(level, maps, &rounded::round(level, maps, x))
 }
 
 /// Input pixels that the same kernel rows and columns reach.

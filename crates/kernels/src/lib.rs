@@ -36,6 +36,7 @@
 
 pub mod attention;
 pub mod batch_norm;
+mod bf16;
 pub mod buffer;
 pub mod conv;
 pub mod elementwise;
@@ -50,6 +51,7 @@ pub mod pooling;
 pub mod profile;
 pub mod simd;
 
+pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{

@@ -96,39 +96,39 @@ impl Maps {
     }
 
     /// Writes the zeros around the map in `plane`.
-    pub(crate) fn clear_margin(&self, plane: &mut [f32]) {
+    pub(crate) fn clear_margin<T: Copy + Default>(&self, plane: &mut [T]) {
         self.clear_margin_of(0..self.height, plane);
     }
 
     /// Writes the zeros before each of `rows`, and those behind the last row of all.
-    pub(crate) fn clear_margin_of(&self, rows: Range<usize>, plane: &mut [f32]) {
+    pub(crate) fn clear_margin_of<T: Copy + Default>(&self, rows: Range<usize>, plane: &mut [T]) {
         let last = rows.end == self.height;
         let mut end = if rows.start == 0 { 0 } else { self.floats(rows.start - 1).end };
         for y in rows {
             let row = self.floats(y);
             // Usually one pixel, which is written faster than by a call.
-            match <&mut [f32; LANES]>::try_from(&mut plane[end..row.start]) {
-                Ok(pixel) => *pixel = [0.0; LANES],
-                Err(_) => plane[end..row.start].fill(0.0),
+            match <&mut [T; LANES]>::try_from(&mut plane[end..row.start]) {
+                Ok(pixel) => *pixel = [T::default(); LANES],
+                Err(_) => plane[end..row.start].fill(T::default()),
             }
             end = row.end;
         }
         if last {
-            plane[end..].fill(0.0);
+            plane[end..].fill(T::default());
         }
     }
 
     /// Writes zeros for the images that block `block` lacks.
-    pub(crate) fn clear_missing(&self, block: usize, plane: &mut [f32]) {
+    pub(crate) fn clear_missing<T: Copy + Default>(&self, block: usize, plane: &mut [T]) {
         self.clear_missing_of(0..self.height, block, plane);
     }
 
     /// Writes zeros for the images that block `block` lacks, in `rows`.
-    pub(crate) fn clear_missing_of(&self, rows: Range<usize>, block: usize, plane: &mut [f32]) {
+    pub(crate) fn clear_missing_of<T: Copy + Default>(&self, rows: Range<usize>, block: usize, plane: &mut [T]) {
         let lanes = self.lanes(block);
         if lanes < LANES {
             for pixel in rows.flat_map(|y| self.floats(y).step_by(LANES)) {
-                plane[pixel + lanes..pixel + LANES].fill(0.0);
+                plane[pixel + lanes..pixel + LANES].fill(T::default());
             }
         }
     }
@@ -178,6 +178,11 @@ impl Maps {
             }
         });
         out
+    }
+
+    /// Returns the shape of these maps where two channels share a lane.
+    pub(crate) fn in_pairs(&self) -> Maps {
+        Maps { channels: self.channels.div_ceil(2), ..*self }
     }
 
     /// Copies blocks into ones with a margin of `margin` pixels.

@@ -53,7 +53,8 @@ pub enum Part {
     Masks,
     /// Images and labels brought to the device.
     Data,
-    /// What a convolution does around its kernels: packed weights, lists of kept ones, sums put together.
+    /// What a convolution does around its kernels: packed weights, lists of kept ones, operands rounded to bf16, sums put
+    /// together.
     Around,
     /// The rest of the operations of this crate: threads that wait for a kernel's last task, memory.
     Waiting,

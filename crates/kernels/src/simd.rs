@@ -1,7 +1,8 @@
 //! Runs one kernel body on whichever vector instructions the processor has.
 //!
 //! A [`Kernel`] is written once, over a type of [`Lanes`]; [`Level::run`] compiles it three times, for AVX-512, for AVX2
-//! with FMA and for any other processor, and chooses at run time. Kernels that only loop over slices ignore the type: the
+//! with FMA and for any other processor, and chooses at run time. Kernels that multiply bf16 are compiled a fourth time,
+//! for AVX-512 with BF16, by [`Level::run_bf16`]. Kernels that only loop over slices ignore the type: the
 //! compiler vectorises them with the instructions of the level. (The pattern is that of memchr's `Vector` and pulp's
 //! `WithSimd`.)
 
@@ -9,6 +10,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 mod portable;
 
 use std::cell::Cell;
@@ -23,6 +26,8 @@ pub enum Level {
     Avx2,
     /// AVX-512, 16 lanes.
     Avx512,
+    /// AVX-512 with products of bf16; the same as [`Level::Avx512`] where all is f32.
+    Avx512Bf16,
 }
 
 thread_local! {
@@ -30,7 +35,8 @@ thread_local! {
 }
 
 impl Level {
-    /// Returns the level in use: the one that `BONSAI_SIMD` (`portable`, `avx2` or `avx512`) names, else the best.
+    /// Returns the level in use: the one that `BONSAI_SIMD` (`portable`, `avx2`, `avx512` or `avx512bf16`) names, else the
+    /// best.
     ///
     /// # Panics
     ///
@@ -42,7 +48,8 @@ impl Level {
 
     /// Returns the levels that this processor has, the best one last.
     pub fn available() -> Vec<Level> {
-        [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| level.is_available()).collect()
+        let all = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+        all.into_iter().filter(|level| level.is_available()).collect()
     }
 
     /// Calls `work` with kernels started by this thread using this level.
@@ -63,7 +70,7 @@ impl Level {
         match self {
             Level::Portable => 4,
             Level::Avx2 => 8,
-            Level::Avx512 => 16,
+            Level::Avx512 | Level::Avx512Bf16 => 16,
         }
     }
 
@@ -78,8 +85,10 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && Level::Avx2.is_available()
             }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Level::Avx512.is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => false,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => false,
         }
     }
 
@@ -93,9 +102,20 @@ impl Level {
             Level::Avx2 => unsafe { avx2::run(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::run(kernel) },
+            Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512::run(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => unreachable!("not an x86-64 processor"),
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => unreachable!("not an x86-64 processor"),
+        }
+    }
+
+    /// Runs `kernel`, which uses [`Lanes::dot`], with the instructions of this level.
+    #[allow(unsafe_code)]
+    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            // SAFETY: as in `run`.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => unsafe { avx512_bf16::run(kernel) },
+            other => other.run(kernel),
         }
     }
 }
@@ -106,7 +126,8 @@ fn from_environment() -> Level {
         Ok("portable") => Level::Portable,
         Ok("avx2") => Level::Avx2,
         Ok("avx512") => Level::Avx512,
-        Ok(other) => panic!("BONSAI_SIMD is '{other}'; it may be portable, avx2 or avx512"),
+        Ok("avx512bf16") => Level::Avx512Bf16,
+        Ok(other) => panic!("BONSAI_SIMD is '{other}'; it may be portable, avx2, avx512 or avx512bf16"),
     };
     assert!(level.is_available(), "BONSAI_SIMD asks for {level:?}, which this processor does not have");
     level
@@ -179,6 +200,35 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: the floats are there.
         unsafe { self.store(to.as_mut_ptr()) }
     }
+
+    /// Returns the bf16 numbers in the lower halves of the lanes, and those in the upper halves.
+    fn halves(self) -> (Self, Self);
+
+    /// Returns `sum` plus the upper half of `self` times that of `factor`, plus the lower half times the lower.
+    ///
+    /// A lane holds two bf16 numbers. Their products are exact in f32, and each of the two additions rounds to nearest;
+    /// numbers below 2⁻¹²⁶ count as zero on AVX-512 with BF16, else not. Save for them, the result is the same everywhere.
+    #[inline(always)]
+    fn dot(self, factor: Self, sum: Self) -> Self {
+        let ((low, high), (factor_low, factor_high)) = (self.halves(), factor.halves());
+        low.mul_add(factor_low, high.mul_add(factor_high, sum))
+    }
+
+    /// Reads half as many floats, the upper lanes are zero.
+    ///
+    /// # Safety
+    ///
+    /// They must be readable at `from`.
+    #[allow(unsafe_code)]
+    unsafe fn load_half(from: *const f32) -> Self;
+
+    /// Reads the lower lanes at `low` and the upper ones at `high`.
+    ///
+    /// # Safety
+    ///
+    /// `WIDTH / 2` floats must be readable at each.
+    #[allow(unsafe_code)]
+    unsafe fn load_halves(low: *const f32, high: *const f32) -> Self;
 
     /// Reads `WIDTH` floats.
     ///

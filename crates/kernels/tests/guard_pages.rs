@@ -4,7 +4,6 @@
 
 use std::ops::Deref;
 
-use bonsai_kernels::LinearPattern;
 use bonsai_kernels::attention::Attention;
 use bonsai_kernels::batch_norm::{Affine, Gate, Statistics};
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
@@ -14,6 +13,7 @@ use bonsai_kernels::maps::Maps;
 use bonsai_kernels::panels::Panels;
 use bonsai_kernels::pooling;
 use bonsai_kernels::simd::Level;
+use bonsai_kernels::{LinearPattern, Precision};
 
 /// Floats that end, or start, at a page whose touch ends the process.
 struct Guarded {
@@ -88,6 +88,9 @@ fn convolutions_stay_within_their_inputs() {
                     conv.forward(&input, &weight);
                     conv.data_gradient(&gradient, &weight);
                     conv.weight_gradient(&input, &gradient);
+                    conv.forward_bf16(&input, &weight);
+                    conv.data_gradient_bf16(&gradient, &weight);
+                    conv.weight_gradient_bf16(&input, &gradient);
                     conv.forward_kept(&input, &weight, &pattern);
                     conv.data_gradient_kept(&gradient, &weight, &pattern);
                     conv.weight_gradient_kept(&input, &gradient, &pattern);
@@ -106,7 +109,8 @@ fn fused_convolutions_stay_within_their_inputs() {
         let shape = [outputs, dims[1], kernel, kernel];
         let weights: usize = shape.iter().product();
         let kept = Pattern::new(shape, (0..weights).map(|i| i % 3 == 0));
-        for (at_end, pattern) in [(false, None), (true, None), (false, Some(&kept)), (true, Some(&kept))] {
+        let kinds = [(None, Precision::F32), (None, Precision::Bf16), (Some(&kept), Precision::F32)];
+        for (at_end, (pattern, precision)) in kinds.into_iter().flat_map(|kind| [(false, kind), (true, kind)]) {
             let x = Guarded::new(&vec![1.0; conv.input.len()], at_end);
             let gradient = Guarded::new(&vec![1.0; conv.output().len()], at_end);
             let weight = Guarded::new(&vec![1.0; weights], at_end);
@@ -118,7 +122,7 @@ fn fused_convolutions_stay_within_their_inputs() {
             });
             for level in Level::available() {
                 level.during(|| {
-                    let unit = Unit { conv: &conv, weight: &weight, pattern };
+                    let unit = Unit { conv: &conv, weight: &weight, pattern, precision };
                     let input = Input { x: &x, norm: Some(Norm { affine: &first, relu: true }) };
                     unit.forward(input, true);
                     let sums = last.shut(conv.output(), &mut gradient.to_vec(), &gradient, &gradient);

@@ -5,7 +5,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use bonsai_kernels::profile::{Direction, Part, Profile, record, section, timed};
-use bonsai_kernels::{Activation, Gradients, Pattern, Then, batch_norm_train, conv2d, global_average, sparse_conv2d};
+use bonsai_kernels::{
+    Activation, Gradients, Pattern, Precision, Then, batch_norm_train, conv2d, global_average, sparse_conv2d,
+};
 use burn::tensor::{Device, Tensor};
 
 const NAP: Duration = Duration::from_millis(20);
@@ -30,6 +32,18 @@ fn step() {
     let x = norm(conv2d(Activation::new(images), stem, None, 1, 1), 8);
     let x = norm(sparse_conv2d(x, weight, None, 2, 1, &pattern, Gradients::Kept), 16);
     global_average(x).sum().backward();
+}
+
+/// A convolution of three channels in bf16 behind one of a single channel, and their gradients.
+fn bf16_step() {
+    let device = Device::flex().autodiff();
+    let conv = |x: Activation, [outputs, inputs]: [usize; 2]| {
+        let weight = Tensor::ones([outputs, inputs, 3, 3], &device).require_grad();
+        conv2d(x.with_precision(Precision::Bf16), weight, None, 1, 1)
+    };
+    let images = Tensor::random([32, 1, 10, 6], burn::tensor::Distribution::Default, &device);
+    let x = conv(Activation::new(images), [3, 1]);
+    global_average(conv(x, [8, 3])).sum().backward();
 }
 
 #[test]
@@ -65,6 +79,17 @@ fn a_recording_counts_every_part_once() {
     }
     assert!(!part(&profile, Part::Normalisation).is_zero() && !part(&profile, Part::Pooling).is_zero());
     assert!(part(&profile, Part::DataDense).is_zero() && part(&profile, Part::Optimizer).is_zero());
+    let all: Duration = profile.parts.iter().sum();
+    assert_eq!(all + profile.other(), profile.wall * profile.threads as u32);
+
+    // In bf16 a missing channel of a pair counts, too; the weight gradient has no such pairs.
+    let (_, profile) = record(bf16_step);
+    let [_, convolution] = profile.convolutions[..] else { panic!("{profile:?}") };
+    let macs = convolution.directions.map(|direction| direction.macs);
+    assert_eq!((macs[0], macs[1], macs[2]), (stem / 3 * 4, stem, stem));
+    for present in [Part::ForwardDense, Part::DataDense, Part::WeightDense, Part::Around] {
+        assert!(!part(&profile, present).is_zero(), "{present:?}");
+    }
     let all: Duration = profile.parts.iter().sum();
     assert_eq!(all + profile.other(), profile.wall * profile.threads as u32);
 

@@ -1,5 +1,6 @@
 //! Convolutions fused with the normalisations around them, against the same operations one by one.
 
+use bonsai_kernels::Precision;
 use bonsai_kernels::batch_norm::{Affine, Gate, Statistics};
 use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
@@ -26,6 +27,7 @@ struct Case {
     x: Buffer,
     weight: Vec<f32>,
     pattern: Option<Pattern>,
+    precision: Precision,
     before: Option<Affine>,
     gradient: Buffer,
 }
@@ -45,11 +47,17 @@ impl Case {
         let before = normalised.then(|| {
             Statistics::of(conv.input, &x).affine(&numbers(channels, "gamma"), &numbers(channels, "beta"), EPSILON)
         });
-        Case { conv, x, weight, pattern, before, gradient: maps(conv.output(), "gradient") }
+        let precision = Precision::F32;
+        Case { conv, x, weight, pattern, precision, before, gradient: maps(conv.output(), "gradient") }
+    }
+
+    fn in_bf16(self) -> Case {
+        Case { precision: Precision::Bf16, ..self }
     }
 
     fn unit(&self) -> Unit<'_> {
-        Unit { conv: &self.conv, weight: &self.weight, pattern: self.pattern.as_ref() }
+        let pattern = self.pattern.as_ref();
+        Unit { conv: &self.conv, weight: &self.weight, pattern, precision: self.precision }
     }
 
     fn input(&self) -> Input<'_> {
@@ -79,18 +87,22 @@ impl Case {
         let (from, to) = (conv.input, conv.output());
         let applied = self.before.as_ref().map(|before| before.apply(from, &self.x, true, None));
         let x = applied.as_ref().unwrap_or(&self.x);
-        let z = match &self.pattern {
-            None => conv.forward(x, weight),
-            Some(pattern) => conv.forward_kept(x, weight, pattern),
+        let z = match (&self.pattern, self.precision) {
+            (None, Precision::F32) => conv.forward(x, weight),
+            (None, Precision::Bf16) => conv.forward_bf16(x, weight),
+            (Some(pattern), _) => conv.forward_kept(x, weight, pattern),
         };
         let statistics = Statistics::of(to, &z);
         let after = statistics.affine(&numbers(to.channels, "gamma"), &numbers(to.channels, "beta"), EPSILON);
         let sums = after.sums(to, &self.gradient, &z, Gate::Input);
         let mut gradient = self.gradient.to_vec();
         after.backward(to, &mut gradient, &z, Gate::Input, Some((&statistics, &sums, EPSILON)), false);
-        let (of_input, of_weight) = match &self.pattern {
-            None => (conv.data_gradient(&gradient, weight), conv.weight_gradient(x, &gradient)),
-            Some(pattern) => {
+        let (of_input, of_weight) = match (&self.pattern, self.precision) {
+            (None, Precision::F32) => (conv.data_gradient(&gradient, weight), conv.weight_gradient(x, &gradient)),
+            (None, Precision::Bf16) => {
+                (conv.data_gradient_bf16(&gradient, weight), conv.weight_gradient_bf16(x, &gradient))
+            }
+            (Some(pattern), _) => {
                 (conv.data_gradient_kept(&gradient, weight, pattern), conv.weight_gradient_kept(x, &gradient, pattern))
             }
         };
@@ -104,7 +116,7 @@ impl Case {
         for level in Level::available() {
             level.during(|| {
                 let (fused, single) = (self.fused(), self.one_by_one());
-                assert!(fused == single, "{level:?} {:?}, pattern {:?}", self.conv, self.pattern);
+                assert!(fused == single, "{level:?} {:?} {:?}, pattern {:?}", self.precision, self.conv, self.pattern);
                 self.check_onto(&fused[3]);
             });
         }
@@ -139,13 +151,18 @@ fn conv(dims: [usize; 4], outputs: usize, kernel: usize, stride: usize, padding:
 fn layers_of_the_zoo_are_fused_without_changing_a_bit() {
     for percent in [None, Some(0), Some(10), Some(60)] {
         for normalised in [false, true] {
-            Case::new(conv([37, 16, 8, 8], 24, 3, 1, 1), percent, normalised).check();
-            Case::new(conv([20, 16, 32, 32], 32, 3, 2, 1), percent, normalised).check();
-            // Blocks that go through in strips, forward and backward, the last block and the last strip not full.
-            Case::new(conv([50, 16, 26, 27], 12, 3, 1, 1), percent, normalised).check();
-            Case::new(conv([33, 40, 4, 4], 12, 3, 1, 1), percent, normalised).check();
-            Case::new(conv([18, 8, 9, 9], 20, 1, 2, 0), percent, normalised).check();
-            Case::new(conv([3, 64, 4, 4], 16, 1, 1, 0), percent, normalised).check();
+            for conv in [
+                conv([37, 16, 8, 8], 24, 3, 1, 1),
+                conv([20, 16, 32, 32], 32, 3, 2, 1),
+                // Blocks that go through in strips, forward and backward, the last block and the last strip not full.
+                conv([50, 16, 26, 27], 12, 3, 1, 1),
+                conv([33, 40, 4, 4], 12, 3, 1, 1),
+                conv([18, 8, 9, 9], 20, 1, 2, 0),
+                conv([3, 64, 4, 4], 16, 1, 1, 0),
+            ] {
+                Case::new(conv, percent, normalised).check();
+                Case::new(conv, percent, normalised).in_bf16().check();
+            }
         }
     }
 }
@@ -158,9 +175,11 @@ proptest! {
         (height, width) in (3usize..12, 3usize..12),
         (kernel, stride) in prop_oneof![Just(1usize), Just(3)].prop_flat_map(|kernel| (Just(kernel), 1usize..3)),
         percent in prop_oneof![Just(None), (0u32..101).prop_map(Some)],
-        normalised in any::<bool>(),
+        (normalised, rounded) in any::<(bool, bool)>(),
     ) {
-        Case::new(conv([images, inputs, height, width], outputs, kernel, stride, kernel / 2), percent, normalised).check();
+        let conv = conv([images, inputs, height, width], outputs, kernel, stride, kernel / 2);
+        let case = Case::new(conv, percent, normalised);
+        if rounded { case.in_bf16() } else { case }.check();
     }
 }
 
@@ -170,12 +189,13 @@ fn fused_results_are_the_same_on_any_number_of_threads() {
         for conv in
             [conv([70, 13, 9, 9], 33, 3, 1, 1), conv([150, 16, 4, 4], 16, 3, 2, 1), conv([90, 12, 23, 30], 9, 3, 1, 1)]
         {
-            let case = Case::new(conv, percent, true);
-            let on = |threads| {
-                rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.fused())
-            };
-            let one = on(1);
-            assert!(on(2) == one && on(3) == one && on(7) == one, "{conv:?}");
+            for case in [Case::new(conv, percent, true), Case::new(conv, percent, true).in_bf16()] {
+                let on = |threads| {
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.fused())
+                };
+                let one = on(1);
+                assert!(on(2) == one && on(3) == one && on(7) == one, "{:?} {conv:?}", case.precision);
+            }
         }
     }
 }

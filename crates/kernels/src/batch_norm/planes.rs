@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Gate;
+use crate::bf16::Stored;
 use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
 
@@ -18,6 +19,12 @@ impl Channel {
     #[inline(always)]
     fn normalise(self, x: f32) -> f32 {
         (x - self.mean) * self.scale + self.shift
+    }
+
+    /// Returns the function from the gradient of the output, and `x`, to that of `x`.
+    #[inline(always)]
+    fn backward(self, (slope, level): (f32, f32)) -> impl Fn(f32, f32) -> f32 + Copy {
+        move |gradient, x| self.scale * gradient + (slope * (x - self.mean) + level)
     }
 }
 
@@ -104,17 +111,17 @@ impl Kernel for Moments<'_> {
 }
 
 /// Writes some rows of the normalised, maybe rectified plane.
-pub(crate) struct Apply<'a> {
+pub(crate) struct Apply<'a, T> {
     pub maps: Maps,
     pub rows: Range<usize>,
     pub channel: Channel,
     pub relu: bool,
     pub x: &'a [f32],
     pub residual: Option<&'a [f32]>,
-    pub y: &'a mut [f32],
+    pub y: &'a mut [T],
 }
 
-impl Kernel for Apply<'_> {
+impl<T: Stored> Kernel for Apply<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -124,10 +131,14 @@ impl Kernel for Apply<'_> {
             let at = self.maps.floats(y);
             let pixels = self.y[at.clone()].iter_mut().zip(&self.x[at.clone()]);
             match (self.residual, self.relu) {
-                (None, false) => pixels.for_each(|(y, x)| *y = channel.normalise(*x)),
-                (None, true) => pixels.for_each(|(y, x)| *y = relu(channel.normalise(*x))),
-                (Some(all), false) => pixels.zip(&all[at]).for_each(|((y, x), r)| *y = channel.normalise(*x) + r),
-                (Some(all), true) => pixels.zip(&all[at]).for_each(|((y, x), r)| *y = relu(channel.normalise(*x) + r)),
+                (None, false) => pixels.for_each(|(y, x)| *y = T::of(channel.normalise(*x))),
+                (None, true) => pixels.for_each(|(y, x)| *y = T::of(relu(channel.normalise(*x)))),
+                (Some(all), false) => {
+                    pixels.zip(&all[at]).for_each(|((y, x), r)| *y = T::of(channel.normalise(*x) + r));
+                }
+                (Some(all), true) => {
+                    pixels.zip(&all[at]).for_each(|((y, x), r)| *y = T::of(relu(channel.normalise(*x) + r)));
+                }
             }
         }
     }
@@ -224,17 +235,15 @@ impl Kernel for Shut<'_> {
     }
 }
 
-/// Turns some rows of the gradient of the output into those of `x`.
+/// Turns some rows of the gradient of the output into those of `x`, in place.
 pub(crate) struct Backward<'a> {
     pub maps: Maps,
     pub rows: Range<usize>,
     pub channel: Channel,
     /// The gradient of `x` is `scale * gradient + slope.0 * (x - mean) + slope.1`.
     pub slope: (f32, f32),
-    /// The gradient of the output, where it goes on to no residual; absent if `out` holds it already.
-    pub gradient: Option<&'a [f32]>,
-    /// The gradient of `x`, to be written.
-    pub out: &'a mut [f32],
+    /// The gradient of the output, then that of `x`.
+    pub gradient: &'a mut [f32],
     pub x: &'a [f32],
     pub gate: Gate<'a>,
     /// The gradient of the residual, to be written.
@@ -244,19 +253,11 @@ pub(crate) struct Backward<'a> {
 impl Backward<'_> {
     #[inline(always)]
     fn apply(self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) {
-        let Channel { mean, scale, .. } = self.channel;
-        let (slope, level) = self.slope;
-        let backward = |g: f32, x: f32| scale * g + (slope * (x - mean) + level);
+        let backward = self.channel.backward(self.slope);
         let mut passed = self.passed;
         for y in self.rows {
             let at = self.maps.floats(y);
-            let (g, x, output) = (&mut self.out[at.clone()], &self.x[at.clone()], &output[at.clone()]);
-            if let Some(gradient) = self.gradient {
-                let pixels = g.iter_mut().zip(&gradient[at]).zip(x).zip(output);
-                pixels.for_each(|(((out, g), x), y)| *out = backward(if gate(*x, *y) { *g } else { 0.0 }, *x));
-                continue;
-            }
-            let pixels = g.iter_mut().zip(x).zip(output);
+            let pixels = self.gradient[at.clone()].iter_mut().zip(&self.x[at.clone()]).zip(&output[at.clone()]);
             match &mut passed {
                 None => pixels.for_each(|((g, x), y)| *g = backward(if gate(*x, *y) { *g } else { 0.0 }, *x)),
                 Some(passed) => pixels.zip(&mut passed[at]).for_each(|(((g, x), y), passed)| {
@@ -269,6 +270,46 @@ impl Backward<'_> {
 }
 
 impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (channel, x) = (self.channel, self.x);
+        match self.gate {
+            Gate::Open => self.apply(|_, _| true, x),
+            Gate::Input => self.apply(|x, _| channel.normalise(x) > 0.0, x),
+            Gate::Output(output) => self.apply(|_, y| y > 0.0, output),
+        }
+    }
+}
+
+/// Writes some rows of the gradient of `x`, given those of the output's, which go on to no residual.
+pub(crate) struct Through<'a, T> {
+    pub maps: Maps,
+    pub rows: Range<usize>,
+    pub channel: Channel,
+    /// As in [`Backward`].
+    pub slope: (f32, f32),
+    pub gradient: &'a [f32],
+    pub x: &'a [f32],
+    pub gate: Gate<'a>,
+    pub out: &'a mut [T],
+}
+
+impl<T: Stored> Through<'_, T> {
+    #[inline(always)]
+    fn apply(self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) {
+        let backward = self.channel.backward(self.slope);
+        for y in self.rows {
+            let at = self.maps.floats(y);
+            let pixels = self.out[at.clone()].iter_mut().zip(&self.gradient[at.clone()]);
+            let pixels = pixels.zip(&self.x[at.clone()]).zip(&output[at]);
+            pixels.for_each(|(((out, g), x), y)| *out = T::of(backward(if gate(*x, *y) { *g } else { 0.0 }, *x)));
+        }
+    }
+}
+
+impl<T: Stored> Kernel for Through<'_, T> {
     type Output = ();
 
     #[inline(always)]

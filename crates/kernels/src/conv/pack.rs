@@ -2,15 +2,29 @@
 
 use rayon::prelude::*;
 
+use super::plan::Weights;
 use super::taps::TILE;
+use crate::bf16::{Bf16, Precision};
 
-/// Returns `weight(out, in, tap)` as `[tile of 4 output channels][in][tap][4]`; channels that the last tile lacks are 0.
-pub(super) fn pack(
+/// Returns all weights as the tap kernel of `precision` reads them.
+pub(super) fn dense(
+    precision: Precision,
     outputs: usize,
     inputs: usize,
     taps: usize,
     weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-) -> Vec<f32> {
+) -> Weights {
+    match precision {
+        Precision::F32 => Weights::Dense(pack(outputs, inputs, taps, weight)),
+        Precision::Bf16 => Weights::Bf16(pack(outputs, inputs.div_ceil(2), taps, |out, pair, tap| {
+            let rounded = |inp| if inp < inputs { Bf16::round(weight(out, inp, tap)) } else { Bf16::default() };
+            Bf16::pair(rounded(2 * pair), rounded(2 * pair + 1))
+        })),
+    }
+}
+
+/// Returns `weight(out, in, tap)` as `[tile of 4 output channels][in][tap][4]`; channels that the last tile lacks are 0.
+fn pack(outputs: usize, inputs: usize, taps: usize, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<f32> {
     let tile = inputs * taps * TILE;
     let mut packed = vec![0.0; outputs.div_ceil(TILE) * tile];
     if tile == 0 {

@@ -128,6 +128,18 @@ impl Pattern {
         if few { Kernels::Sparse } else { Kernels::Dense }
     }
 
+    /// Tells whether the sparse kernels, which are f32, are faster than dense ones in bf16.
+    ///
+    /// The answer follows from shape and kept share alone, and is not measured on the spot: both round differently, and a
+    /// run that is resumed must take the same ones as before to get the same weights.
+    pub(crate) fn pays_against_bf16(&self) -> bool {
+        let [_, inputs, ..] = self.shape;
+        // Measured by the example `parts` with up to 64 channels, beyond by analogy: with many channels the lists no longer
+        // fit into the cache.
+        let percent = if inputs > 128 { 14 } else { 25 };
+        self.kept.len() * 100 <= self.shape.iter().product::<usize>() * percent
+    }
+
     /// Makes sure that this is a pattern for `conv`.
     pub(super) fn check(&self, conv: &Conv) {
         let [height, width] = conv.kernel;

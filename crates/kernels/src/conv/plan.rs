@@ -27,6 +27,8 @@ pub(super) struct Part {
 pub(super) enum Weights {
     /// All taps, in the order of [`super::pack::pack`].
     Dense(Vec<f32>),
+    /// The same with pairs of input channels in bf16, for an input of such pairs.
+    Bf16(Vec<f32>),
     /// Those taps that a pattern keeps.
     Kept(Kept),
 }
@@ -35,7 +37,7 @@ impl Weights {
     /// Returns where the kept taps are in planes of `from`.
     fn entries(&self, from: Maps) -> Entries {
         match self {
-            Weights::Dense(_) => Entries::default(),
+            Weights::Dense(_) | Weights::Bf16(_) => Entries::default(),
             Weights::Kept(kept) => kept.entries(from),
         }
     }
@@ -118,11 +120,14 @@ impl Plan {
 
     /// Counts the multiply-accumulates of all blocks.
     fn macs(&self) -> usize {
+        let all = |taps: &Taps, place: &Place| {
+            let taps = taps.rows_on_map(place, self.from.height) * taps.width * place.columns;
+            taps * self.from.channels * self.to.channels
+        };
         let pixel = |(Part { taps, place, weights }, entries): (&Part, &Entries)| match weights {
-            Weights::Dense(_) => {
-                let taps = taps.rows_on_map(place, self.from.height) * taps.width * place.columns;
-                taps * self.from.channels * self.to.channels
-            }
+            Weights::Dense(_) => all(taps, place),
+            // A channel of `from` is a pair.
+            Weights::Bf16(_) => 2 * all(taps, place),
             Weights::Kept(_) => entries.len() * place.rows * place.columns,
         };
         self.to.blocks() * LANES * self.parts.iter().zip(&self.lists).map(pixel).sum::<usize>()
@@ -192,11 +197,26 @@ impl Plan {
     ) {
         let Plan { level, from, to, .. } = *self;
         let (Part { taps, place, weights }, entries) = (&self.parts[number], &self.lists[number]);
+        let tile = from.channels * taps.height * taps.width * TILE;
         match weights {
             Weights::Dense(packed) => {
-                let tile = from.channels * taps.height * taps.width * TILE;
                 let weights = &packed[first / TILE * tile..];
-                level.run(taps::Work { from, input, to, output, taps, place, rows, weights, start, ahead });
+                level.run(taps::Work::<false> { from, input, to, output, taps, place, rows, weights, start, ahead });
+            }
+            Weights::Bf16(packed) => {
+                let weights = &packed[first / TILE * tile..];
+                level.run_bf16(taps::Work::<true> {
+                    from,
+                    input,
+                    to,
+                    output,
+                    taps,
+                    place,
+                    rows,
+                    weights,
+                    start,
+                    ahead,
+                });
             }
             Weights::Kept(_) => {
                 level.run(kept_taps::Work { from, input, to, output, taps, place, rows, entries, first, start, ahead });

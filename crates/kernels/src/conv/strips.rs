@@ -2,7 +2,7 @@
 //!
 //! A block of early layers is larger than the second cache. Rows that have just been normalised are convolved while that
 //! cache holds them, and the rows after them are on their way from memory meanwhile ([`Ahead`]). Sums take rows in the same
-//! order as over whole blocks, so results are the same to the last bit.
+//! order as over whole blocks, so results are the same to the last bit. Units of bf16 take whole blocks.
 
 use super::Conv;
 use super::ahead::Ahead;

@@ -72,9 +72,9 @@ pub(super) struct Place {
     pub columns: usize,
 }
 
-/// Some output channels of one block.
-pub(super) struct Work<'a> {
-    /// The shape of the input.
+/// Some output channels of one block; with `BF16` each float of input and weights is a pair of bf16 numbers.
+pub(super) struct Work<'a, const BF16: bool> {
+    /// The shape of the input, where pairs count as one channel.
     pub from: Maps,
     /// The block of the input.
     pub input: &'a [f32],
@@ -96,7 +96,7 @@ pub(super) struct Work<'a> {
     pub ahead: &'a mut Ahead,
 }
 
-impl Kernel for Work<'_> {
+impl<const BF16: bool> Kernel for Work<'_, BF16> {
     type Output = ();
 
     #[inline(always)]
@@ -113,7 +113,7 @@ impl Kernel for Work<'_> {
     }
 }
 
-impl Work<'_> {
+impl<const BF16: bool> Work<'_, BF16> {
     /// Makes sure that no pointer of [`Work::tile`] leaves its slice.
     fn check(&self) {
         let Work { from, to, taps, place, rows, .. } = self;
@@ -219,7 +219,10 @@ impl Work<'_> {
                             for o in 0..TILE {
                                 let weight = L::splat(*weights.add(k * TILE + o));
                                 for p in 0..P {
-                                    sums[o][p] = pixels[p].mul_add(weight, sums[o][p]);
+                                    sums[o][p] = match BF16 {
+                                        true => pixels[p].dot(weight, sums[o][p]),
+                                        false => pixels[p].mul_add(weight, sums[o][p]),
+                                    };
                                 }
                             }
                         }

@@ -17,10 +17,11 @@ use rayon::prelude::*;
 use super::plan::{Plan, Start};
 use super::strips::{self, Block};
 use super::weight_gradient::{self, Groups};
-use super::{Conv, Pattern, kept_gradient};
-use crate::batch_norm::planes::{self, Apply, Moments, Reduce, Running};
+use super::{Conv, Pattern, kept_gradient, rounded};
+use crate::batch_norm::planes::{Apply, Moments, Reduce, Running, Through};
 use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task, timer};
-use crate::buffer::Buffer;
+use crate::bf16::{Precision, Stored};
+use crate::buffer::{Buffer, Halves};
 use crate::maps::Maps;
 use crate::profile::Direction;
 use crate::simd::Level;
@@ -34,6 +35,8 @@ pub struct Unit<'a> {
     pub weight: &'a [f32],
     /// Those that are kept, if the sparse kernels are to run forward and for the gradient of the input.
     pub pattern: Option<&'a Pattern>,
+    /// How exactly the dense kernels multiply.
+    pub precision: Precision,
 }
 
 /// What a unit reads.
@@ -100,13 +103,16 @@ impl Unit<'_> {
         self.conv.check(input.x, self.weight);
         assert!(self.conv.fits(), "margin for {:?}", self.conv);
         let level = Level::current();
-        let plan = Plan::new(from, to, self.conv.forward_parts(self.weight, self.pattern));
+        let precision = self.precision();
+        let parts = self.conv.forward_parts(self.weight, self.pattern, precision);
+        let plan = Plan::new(operand(from, precision), to, parts);
         let plan = plan.timed(self.conv, Direction::Forward);
+        let by_rows = precision == Precision::F32 && plan.is_by_rows();
         let mut output = Buffer::any(to.len());
         let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
         let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
         blocks.zip(input.x.par_chunks(from.block())).enumerate().for_each(|(block, ((output, moments), x))| {
-            if plan.is_by_rows() {
+            if by_rows {
                 let is_last = block + 1 == to.blocks();
                 return strips::forward(
                     self.conv,
@@ -119,7 +125,10 @@ impl Unit<'_> {
                     statistics.then_some(moments),
                 );
             }
-            let applied = input.norm.map(|norm| norm.apply(level, from, block, x));
+            let applied = match precision {
+                Precision::F32 => input.applied(level, from, block, x),
+                Precision::Bf16 => Some(rounded::in_pairs(level, from, &input.rounded(level, from, block, x))),
+            };
             plan.block(applied.as_deref().unwrap_or(x), output, Start::Zero, moments, |_, plane, moments| {
                 if statistics {
                     let (lanes, mut running) = (to.lanes(block), Running::new());
@@ -145,7 +154,10 @@ impl Unit<'_> {
         assert!(wanted.onto.as_ref().is_none_or(|onto| onto.len() == from.len()));
         assert!(norm.is_none_or(|norm| norm.z.len() == to.len()));
         let level = Level::current();
-        let plan = wanted.input.then(|| Plan::new(to, from, conv.gradient_parts(self.weight, self.pattern)));
+        let precision = self.precision();
+        let plan = wanted.input.then(|| {
+            Plan::new(operand(to, precision), from, conv.gradient_parts(self.weight, self.pattern, precision))
+        });
         let plan = plan.map(|plan| plan.timed(conv, Direction::Data));
         let start = if wanted.onto.is_some() { Start::Output } else { Start::Zero };
         let mut of_input = (wanted.input && wanted.onto.is_none()).then(|| Buffer::any(from.len()));
@@ -157,7 +169,8 @@ impl Unit<'_> {
         let mut kept = vec![Vec::new(); groups];
         let mut sums = vec![(0.0, 0.0); from.blocks() * from.channels];
         let slopes = norm.map(|norm| norm.affine.slopes(to, Some(norm.training)));
-        let by_rows = strips::fit(conv, groups) && plan.as_ref().is_none_or(Plan::is_by_rows);
+        let by_rows =
+            precision == Precision::F32 && strips::fit(conv, groups) && plan.as_ref().is_none_or(Plan::is_by_rows);
 
         let work: Vec<_> = {
             let mut of_inputs = parts(wanted.onto.or(of_input.as_deref_mut()), blocks * from.block());
@@ -171,12 +184,15 @@ impl Unit<'_> {
             let first = group * blocks;
             let gradient = part(gradient, blocks * to.block(), group);
             let x = part(input.x, blocks * from.block(), group);
-            if by_rows {
-                let at = first * to.block()..first * to.block() + gradient.len();
-                let through = norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
+            let of_output = OfOutput {
+                gradient,
+                norm: norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
+                    let at = first * to.block()..first * to.block() + gradient.len();
                     (Backward { z: &norm.z[at.clone()], gate: norm.gate.part(at), ..norm }, slopes)
-                });
-                let task = strips::Group { conv, level, first, x, gradient, norm: input.norm, through };
+                }),
+            };
+            if by_rows {
+                let task = strips::Group { conv, level, first, x, gradient, norm: input.norm, through: of_output.norm };
                 let done = task.run(plan.as_ref(), entries.as_ref(), of_input, start, sums);
                 if let Some(sums) = done.kept {
                     *kept = sums;
@@ -186,37 +202,51 @@ impl Unit<'_> {
                 }
                 return;
             }
-            let through = norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
-                let at = first * to.block()..first * to.block() + gradient.len();
-                let part = Backward { z: &norm.z[at.clone()], gate: norm.gate.part(at), ..norm };
-                part.through(level, to, first, slopes, gradient)
-            });
-            let gradient = through.as_deref().unwrap_or(gradient);
-            if wanted.weight {
-                let applied = input.norm.map(|norm| norm.apply(level, from, first, x));
-                let applied = applied.as_deref().unwrap_or(x);
-                match (&entries, dense) {
-                    (Some(entries), _) => *kept = kept_gradient::group(level, conv, entries, applied, gradient),
-                    (None, Some(dense)) => weight_gradient::group(level, conv, applied, gradient, dense),
-                    (None, None) => unreachable!("there is memory for the sums"),
+            let back = |gradient: &[f32]| {
+                let (Some(plan), Some(of_input)) = (&plan, of_input) else { return };
+                let work =
+                    of_input.par_chunks_mut(from.block()).zip(gradient.par_chunks(operand(to, precision).block()));
+                work.zip(sums.par_chunks_mut(from.channels)).enumerate().for_each(
+                    |(block, ((of_input, gradient), sums))| {
+                        let x = &x[block * from.block()..];
+                        plan.block(gradient, of_input, start, sums, |channel, gradient, sums| {
+                            if let Some(norm) = input.norm {
+                                let x = &x[channel * from.plane()..][..from.plane()];
+                                let (channel, gate) = (norm.affine.channel(channel), norm.gate());
+                                let (rows, running) = (0..from.height, &mut Running::new());
+                                level.run(Reduce { maps: from, rows, channel, gradient, x, gate, running });
+                                *sums = running.sums();
+                            }
+                        });
+                    },
+                );
+            };
+            match precision {
+                Precision::F32 => {
+                    let through = of_output.through(level, to, first);
+                    let gradient = through.as_deref().unwrap_or(gradient);
+                    if wanted.weight {
+                        let applied = input.applied(level, from, first, x);
+                        let applied = applied.as_deref().unwrap_or(x);
+                        match (&entries, dense) {
+                            (Some(entries), _) => *kept = kept_gradient::group(level, conv, entries, applied, gradient),
+                            (None, Some(dense)) => weight_gradient::group(level, conv, applied, gradient, dense),
+                            (None, None) => unreachable!("there is memory for the sums"),
+                        }
+                    }
+                    back(gradient);
+                }
+                Precision::Bf16 => {
+                    let gradient = of_output.rounded(level, to, first);
+                    if let Some(dense) = dense {
+                        let x = input.rounded(level, from, first, x);
+                        weight_gradient::group(level, conv, &x, &gradient, dense);
+                    }
+                    if wanted.input {
+                        back(&rounded::in_pairs(level, to, &gradient));
+                    }
                 }
             }
-            let (Some(plan), Some(of_input)) = (&plan, of_input) else { return };
-            let work = of_input.par_chunks_mut(from.block()).zip(gradient.par_chunks(to.block()));
-            work.zip(sums.par_chunks_mut(from.channels)).enumerate().for_each(
-                |(block, ((of_input, gradient), sums))| {
-                    let x = &x[block * from.block()..];
-                    plan.block(gradient, of_input, start, sums, |channel, gradient, sums| {
-                        if let Some(norm) = input.norm {
-                            let x = &x[channel * from.plane()..][..from.plane()];
-                            let (channel, gate) = (norm.affine.channel(channel), norm.gate());
-                            let (rows, mut running) = (0..from.height, Running::new());
-                            level.run(Reduce { maps: from, rows, channel, gradient, x, gate, running: &mut running });
-                            *sums = running.sums();
-                        }
-                    });
-                },
-            );
         });
         let weight = match (entries, dense) {
             (Some(entries), _) => Some(kept_gradient::total(conv, &entries, &kept)),
@@ -224,6 +254,38 @@ impl Unit<'_> {
         };
         let sums = (wanted.input && input.norm.is_some()).then(|| Sums::merge(from, &sums));
         Gradients { input: of_input, sums, weight }
+    }
+
+    /// Returns how exactly the kernels multiply that run.
+    fn precision(&self) -> Precision {
+        if self.pattern.is_some() { Precision::F32 } else { self.precision }
+    }
+}
+
+/// Returns the shape of what the kernel of taps reads.
+fn operand(maps: Maps, precision: Precision) -> Maps {
+    match precision {
+        Precision::F32 => maps,
+        Precision::Bf16 => maps.in_pairs(),
+    }
+}
+
+impl Input<'_> {
+    /// Returns some blocks as the convolution reads them, of which `first` is the first, unless they are as they should be.
+    fn applied(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Option<Buffer> {
+        self.norm.map(|norm| {
+            let mut y = Buffer::any(x.len());
+            norm.apply(level, maps, first, x, &mut y);
+            y
+        })
+    }
+
+    /// Returns the same in bf16.
+    fn rounded(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Halves {
+        let Some(norm) = self.norm else { return rounded::round(level, maps, x) };
+        let mut y = Halves::any(x.len());
+        norm.apply(level, maps, first, x, &mut y);
+        y
     }
 }
 
@@ -234,25 +296,23 @@ impl Norm<'_> {
     }
 
     /// Normalises some blocks, of which `first` is the first.
-    fn apply(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Buffer {
-        let mut y = Buffer::any(x.len());
+    fn apply<T: Stored>(&self, level: Level, maps: Maps, first: usize, x: &[f32], y: &mut [T]) {
         let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
         planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (y, x))| {
             self.plane(level, maps, first + i / maps.channels, i % maps.channels, x, y, 0..maps.height);
         });
-        y
     }
 
     /// Normalises some rows of a plane of block `block`.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn plane(
+    pub(super) fn plane<T: Stored>(
         &self,
         level: Level,
         maps: Maps,
         block: usize,
         channel: usize,
         x: &[f32],
-        y: &mut [f32],
+        y: &mut [T],
         rows: Range<usize>,
     ) {
         let channel = self.affine.channel(channel);
@@ -262,20 +322,51 @@ impl Norm<'_> {
     }
 }
 
+/// The gradient of some blocks of the output, and what it goes through with which slopes.
+struct OfOutput<'a> {
+    gradient: &'a [f32],
+    norm: Option<(Backward<'a>, &'a [(f32, f32)])>,
+}
+
+impl OfOutput<'_> {
+    /// Returns the gradient of the convolution's output, of whose blocks `first` is the first, unless it is at hand.
+    fn through(&self, level: Level, maps: Maps, first: usize) -> Option<Buffer> {
+        self.norm.map(|(norm, slopes)| {
+            let mut out = Buffer::any(self.gradient.len());
+            norm.through(level, maps, first, slopes, self.gradient, &mut out);
+            out
+        })
+    }
+
+    /// Returns the same in bf16.
+    fn rounded(&self, level: Level, maps: Maps, first: usize) -> Halves {
+        let Some((norm, slopes)) = self.norm else { return rounded::round(level, maps, self.gradient) };
+        let mut out = Halves::any(self.gradient.len());
+        norm.through(level, maps, first, slopes, self.gradient, &mut out);
+        out
+    }
+}
+
 impl Backward<'_> {
-    /// Returns the gradient of `z` for some blocks, of which `first` is the first.
-    fn through(&self, level: Level, maps: Maps, first: usize, slopes: &[(f32, f32)], gradient: &[f32]) -> Buffer {
-        let mut all = Buffer::any(gradient.len());
-        let planes = all.par_chunks_mut(maps.plane()).enumerate();
+    /// Writes the gradient of `z` for some blocks, of which `first` is the first.
+    fn through<T: Stored>(
+        &self,
+        level: Level,
+        maps: Maps,
+        first: usize,
+        slopes: &[(f32, f32)],
+        gradient: &[f32],
+        out: &mut [T],
+    ) {
+        let planes = out.par_chunks_mut(maps.plane()).enumerate();
         planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, out)| {
             self.plane(level, maps, first, i, slopes, gradient, out, 0..maps.height);
         });
-        all
     }
 
-    /// Returns the gradient of `z` for some rows of plane `i` of blocks of which `first` is the first.
+    /// Writes the gradient of `z` for some rows of plane `i` of blocks of which `first` is the first.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn plane(
+    pub(super) fn plane<T: Stored>(
         &self,
         level: Level,
         maps: Maps,
@@ -283,14 +374,14 @@ impl Backward<'_> {
         i: usize,
         slopes: &[(f32, f32)],
         gradient: &[f32],
-        out: &mut [f32],
+        out: &mut [T],
         rows: Range<usize>,
     ) {
         let at = i * maps.plane()..(i + 1) * maps.plane();
         let (channel, slope) = (self.affine.channel(i % maps.channels), slopes[i % maps.channels]);
-        let (gradient, x, gate) = (Some(&gradient[at.clone()]), &self.z[at.clone()], self.gate.part(at));
+        let (gradient, x, gate) = (&gradient[at.clone()], &self.z[at.clone()], self.gate.part(at));
         maps.clear_margin_of(rows.clone(), out);
-        level.run(planes::Backward { maps, rows: rows.clone(), channel, slope, gradient, out, x, gate, passed: None });
+        level.run(Through { maps, rows: rows.clone(), channel, slope, gradient, x, gate, out });
         maps.clear_missing_of(rows, first + i / maps.channels, out);
     }
 }

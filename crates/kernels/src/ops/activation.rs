@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Tensor, activation};
 
 use super::flex::{Floats, is_ours, run, tensor};
 use super::pending::Pending;
+use crate::Precision;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 
@@ -15,7 +16,10 @@ use crate::maps::{LANES, Maps};
 /// A normalisation that follows a convolution waits for what comes next, so that another convolution can do both at
 /// once; a clone, and any other operation, lets it be computed.
 #[derive(Debug)]
-pub struct Activation(State);
+pub struct Activation {
+    state: State,
+    precision: Precision,
+}
 
 #[derive(Debug)]
 enum State {
@@ -43,7 +47,7 @@ impl Activation {
     pub fn new(images: Tensor<4>) -> Activation {
         let maps = Maps::new(images.dims());
         if maps.is_empty() || !is_ours(&images.device()) || images.dtype() != DType::F32 {
-            return Activation(State::Nchw(images));
+            return Activation::of_nchw(images);
         }
         let blocks = run([images.into()], |[images]| {
             let backward = move |gradient, _| [Some(tensor(maps.to_nchw(&Floats::new(&gradient)), maps.dims()))];
@@ -64,9 +68,14 @@ impl Activation {
         })
     }
 
+    /// Sets how exactly the convolution that comes next multiplies, if it is dense and runs on our kernels.
+    pub fn with_precision(self, precision: Precision) -> Activation {
+        Activation { precision, ..self }
+    }
+
     /// Returns `[images, channels, height, width]`.
     pub fn dims(&self) -> [usize; 4] {
-        match &self.0 {
+        match &self.state {
             State::Nchw(images) => images.dims(),
             State::Blocks(blocks) => blocks.maps.dims(),
             State::Pending(pending, _) => pending.maps().dims(),
@@ -75,7 +84,7 @@ impl Activation {
 
     /// Returns the device that the maps are on.
     pub fn device(&self) -> Device {
-        match &self.0 {
+        match &self.state {
             State::Nchw(tensor) | State::Blocks(Blocks { tensor, .. }) => tensor.device(),
             State::Pending(pending, _) => pending.device(),
         }
@@ -104,26 +113,35 @@ impl Activation {
         Activation::new(operation(self.into_nchw()))
     }
 
+    fn of(state: State) -> Activation {
+        Activation { state, precision: Precision::default() }
+    }
+
+    /// Returns how exactly the next convolution multiplies.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub(super) fn of_nchw(images: Tensor<4>) -> Activation {
-        Activation(State::Nchw(images))
+        Activation::of(State::Nchw(images))
     }
 
     pub(super) fn of_blocks(tensor: Tensor<4>, maps: Maps) -> Activation {
-        Activation(State::Blocks(Blocks { tensor, maps, narrow: None }))
+        Activation::of(State::Blocks(Blocks { tensor, maps, narrow: None }))
     }
 
     /// Marks blocks as the parameter-free shortcut of `narrow`.
     pub(super) fn of_shortcut(tensor: Tensor<4>, maps: Maps, narrow: Blocks) -> Activation {
-        Activation(State::Blocks(Blocks { tensor, maps, narrow: Some(Box::new(narrow)) }))
+        Activation::of(State::Blocks(Blocks { tensor, maps, narrow: Some(Box::new(narrow)) }))
     }
 
     pub(super) fn of_pending(pending: Pending) -> Activation {
-        Activation(State::Pending(Box::new(pending), OnceLock::new()))
+        Activation::of(State::Pending(Box::new(pending), OnceLock::new()))
     }
 
     /// Returns the operations that wait, or the activation if none do.
     pub(super) fn into_pending(self) -> Result<Pending, Activation> {
-        match self.0 {
+        match self.state {
             State::Pending(pending, settled) if settled.get().is_none() => Ok(*pending),
             _ => Err(self),
         }
@@ -131,7 +149,7 @@ impl Activation {
 
     /// Returns the blocks, or the maps as they are.
     pub(super) fn into_blocks(self) -> Result<Blocks, Tensor<4>> {
-        match self.0 {
+        match self.state {
             State::Nchw(images) => Err(images),
             State::Blocks(blocks) => Ok(blocks),
             State::Pending(pending, settled) => {
@@ -157,14 +175,15 @@ impl Activation {
 
 impl Clone for Activation {
     fn clone(&self) -> Self {
-        match &self.0 {
+        let clone = match &self.state {
             State::Nchw(images) => Activation::of_nchw(images.clone()),
-            State::Blocks(blocks) => Activation(State::Blocks(blocks.clone())),
+            State::Blocks(blocks) => Activation::of(State::Blocks(blocks.clone())),
             State::Pending(pending, settled) => {
                 let tensor = settled.get_or_init(|| pending.clone().settle());
                 Activation::of_blocks(tensor.clone(), pending.maps())
             }
-        }
+        };
+        clone.with_precision(self.precision)
     }
 }
 

@@ -11,6 +11,7 @@ use super::activation::{Blocks, in_blocks};
 use super::flex::{Floats, run, tensor, vector};
 use super::pending::{Pending, Sparse};
 use super::reductions::add_bias;
+use crate::Precision;
 use crate::batch_norm::{Affine, Gate};
 use crate::conv::{Conv, Pattern};
 use crate::maps::Maps;
@@ -62,6 +63,9 @@ fn convolve(
         Conv { input, outputs, kernel: [height, width], stride, padding }
     };
     let device = if x.device().is_autodiff() { x.device() } else { weight.device() };
+    let precision = x.precision();
+    let sparse = sparse.filter(|(pattern, _)| precision == Precision::F32 || pattern.pays_against_bf16());
+    let precision = if sparse.is_some() { Precision::F32 } else { precision };
     let (chain, conv) = match x.into_pending() {
         Ok(chain) if chain.takes_convolution() && conv(chain.maps()).fits() => {
             let conv = conv(chain.maps());
@@ -88,22 +92,29 @@ fn convolve(
             };
             let conv = conv(blocks.maps);
             if !conv.fits() {
-                let y = wide(conv, blocks, weight, sparse);
+                let y = wide(conv, blocks, weight, precision, sparse);
                 return with_bias(Activation::of_blocks(y, conv.output()), bias);
             }
             (Pending::new(blocks, device), conv)
         }
     };
     let sparse = sparse.map(|(pattern, gradients)| Sparse { pattern, all: gradients == Gradients::All });
-    with_bias(Activation::of_pending(chain.convolve(conv, weight, sparse)), bias)
+    with_bias(Activation::of_pending(chain.convolve(conv, weight, precision, sparse)), bias)
 }
 
 /// Convolves where maps need a wider margin than they have.
-fn wide(conv: Conv, x: Blocks, weight: Tensor<4>, sparse: Option<(Arc<Pattern>, Gradients)>) -> Tensor<4> {
+fn wide(
+    conv: Conv,
+    x: Blocks,
+    weight: Tensor<4>,
+    precision: Precision,
+    sparse: Option<(Arc<Pattern>, Gradients)>,
+) -> Tensor<4> {
     let [outputs, inputs, height, width] = weight.dims();
     let trains = x.tensor.device().is_autodiff() || weight.device().is_autodiff();
     run([x.tensor.into(), weight.into()], |[x, weight]| {
         let y = match &sparse {
+            None if precision == Precision::Bf16 => conv.forward_bf16(&x, &weight),
             None => conv.forward(&x, &weight),
             Some((pattern, _)) => pattern.forward(conv.input.images, trains, |kept| match kept {
                 None => conv.forward(&x, &weight),
@@ -115,10 +126,12 @@ fn wide(conv: Conv, x: Blocks, weight: Tensor<4>, sparse: Option<(Arc<Pattern>, 
             let both = |of_data: Option<&Pattern>, of_weights: Option<&Pattern>| {
                 let of_weight = of_weight.then(|| match of_weights {
                     Some(pattern) => conv.weight_gradient_kept(&x, &gradient, pattern),
+                    None if precision == Precision::Bf16 => conv.weight_gradient_bf16(&x, &gradient),
                     None => conv.weight_gradient(&x, &gradient),
                 });
                 let of_x = of_x.then(|| match of_data {
                     Some(pattern) => conv.data_gradient_kept(&gradient, &weight, pattern),
+                    None if precision == Precision::Bf16 => conv.data_gradient_bf16(&gradient, &weight),
                     None => conv.data_gradient(&gradient, &weight),
                 });
                 (of_x, of_weight)

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::activation::{Blocks, in_blocks, shape};
 use super::flex::{Floats, Input, run, tensor, vector, writable};
+use crate::Precision;
 use crate::batch_norm::{Affine, Gate, Statistics, Sums};
 use crate::conv::unit::{self, Unit, Wanted};
 use crate::conv::{Conv, Pattern};
@@ -38,6 +39,7 @@ pub(super) struct Pending {
 #[derive(Clone, Debug)]
 struct Link {
     conv: Conv,
+    precision: Precision,
     sparse: Option<Sparse>,
     /// The output of the convolution.
     z: Floats,
@@ -93,16 +95,23 @@ impl Pending {
     }
 
     /// Convolves.
-    pub fn convolve(mut self, conv: Conv, weight: Tensor<4>, sparse: Option<Sparse>) -> Pending {
+    pub fn convolve(mut self, conv: Conv, weight: Tensor<4>, precision: Precision, sparse: Option<Sparse>) -> Pending {
         let weight = Input::from(weight);
         let floats = weight.floats();
-        let unit = Unit { conv: &conv, weight: &floats, pattern: sparse.as_ref().map(|sparse| &*sparse.pattern) };
         let source = self.source.floats();
         let _section = section(Part::Waiting);
         // Where gradients are taken, the batch is normalised by its own statistics.
-        let (z, statistics) = unit.forward(self.input(&source, self.links.len()), self.device.is_autodiff());
+        let training = self.device.is_autodiff();
+        let run = |pattern: Option<&Pattern>| {
+            let unit = Unit { conv: &conv, weight: &floats, pattern, precision };
+            unit.forward(self.input(&source, self.links.len()), training)
+        };
+        let (z, statistics) = match &sparse {
+            None => run(None),
+            Some(sparse) => sparse.pattern.forward(conv.input.images, training, run),
+        };
         let z = Floats::new(&in_blocks(conv.output(), z));
-        self.links.push(Link { conv, sparse, z, statistics, norm: None });
+        self.links.push(Link { conv, precision, sparse, z, statistics, norm: None });
         self.parameters.push([weight, Input::none(), Input::none()]);
         self
     }
@@ -234,7 +243,7 @@ impl Chain {
                 Around::Source | Around::Nothing => writable(of_residual, shape(maps)),
             });
             let mut of = |of_input: Option<&Pattern>, of_weight: Option<&Pattern>| {
-                let unit = Unit { conv, weight: &self.floats[place], pattern: of_input };
+                let unit = Unit { conv, weight: &self.floats[place], pattern: of_input, precision: link.precision };
                 let wanted = Wanted {
                     input: wanted[..place].contains(&true),
                     onto: onto.as_mut().map(|onto| onto.storage_mut()),

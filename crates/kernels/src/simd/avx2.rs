@@ -56,6 +56,28 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn halves(self) -> (Self, Self) {
+        // SAFETY: as in `splat`.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let high = _mm256_and_si256(bits, _mm256_set1_epi32(!0xffff));
+            (Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))), Avx2(_mm256_castsi256_ps(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for four readable floats.
+        Avx2(unsafe { _mm256_zextps128_ps256(_mm_loadu_ps(from)) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(low: *const f32, high: *const f32) -> Self {
+        // SAFETY: the caller vouches for four readable floats at each.
+        Avx2(unsafe { _mm256_loadu2_m128(high, low) })
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for eight readable floats.
         Avx2(unsafe { _mm256_loadu_ps(from) })

@@ -18,7 +18,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512(pub(super) __m512);
 
 impl Lanes for Avx512 {
     const WIDTH: usize = 16;
@@ -51,6 +51,31 @@ impl Lanes for Avx512 {
     fn prefetch(at: *const f32) {
         // SAFETY: a prefetch of an address that is not mapped does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
+    fn halves(self) -> (Self, Self) {
+        // SAFETY: as in `splat`.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let high = _mm512_and_si512(bits, _mm512_set1_epi32(!0xffff));
+            (Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))), Avx512(_mm512_castsi512_ps(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight readable floats.
+        Avx512(unsafe { _mm512_zextps256_ps512(_mm256_loadu_ps(from)) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(low: *const f32, high: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight readable floats at each.
+        unsafe {
+            let low = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(low)));
+            Avx512(_mm512_castpd_ps(_mm512_insertf64x4::<1>(low, _mm256_castps_pd(_mm256_loadu_ps(high)))))
+        }
     }
 
     #[inline(always)]

@@ -39,6 +39,27 @@ impl Lanes for Portable {
     fn prefetch(_: *const f32) {}
 
     #[inline(always)]
+    fn halves(self) -> (Self, Self) {
+        let low = self.0.map(|lane| f32::from_bits(lane.to_bits() << 16));
+        (Portable(low), Portable(self.0.map(|lane| f32::from_bits(lane.to_bits() & !0xffff))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for two readable floats.
+        let [a, b] = unsafe { from.cast::<[f32; 2]>().read_unaligned() };
+        Portable([a, b, 0.0, 0.0])
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(low: *const f32, high: *const f32) -> Self {
+        // SAFETY: the caller vouches for two readable floats at each.
+        let ([a, b], [c, d]) =
+            unsafe { (low.cast::<[f32; 2]>().read_unaligned(), high.cast::<[f32; 2]>().read_unaligned()) };
+        Portable([a, b, c, d])
+    }
+
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for four readable floats.
         Portable(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
