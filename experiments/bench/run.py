@@ -87,6 +87,8 @@ def arguments():
     parser.add_argument("--threads", type=numbers(int), default=[1, 2], metavar="N,...", help="by default 1,2")
     parser.add_argument("--sparsity", type=numbers(float), default=[0, 0.8, 0.9, 0.95, 0.98], metavar="SHARE,...",
                         help="of our masks, spread by ERK; by default 0,0.8,0.9,0.95,0.98")
+    parser.add_argument("--bf16", type=numbers(float), default=[0, 0.9], metavar="SHARE,...",
+                        help="of our masks in bf16; by default 0,0.9")
     parser.add_argument("--settings", type=lambda text: text.split(","), default=F32 + BF16, metavar="NAME,...",
                         help=f"of PyTorch; by default {','.join(F32 + BF16)}")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="by default 3")
@@ -155,7 +157,7 @@ def configurations(args, bonsai, torch, bf16, network, threads):
     few = {"rounds": 1, "steps": min(args.steps, FEW_STEPS)} if network in SLOW else {}
     mine = [ours("bonsai", share) for share in args.sparsity]
     if bf16:
-        mine.insert(1, ours("bonsai bf16", 0, "--set", "precision=bf16"))
+        mine[1:1] = [ours("bonsai bf16", share, "--set", "precision=bf16") for share in args.bf16]
     others = [theirs(setting) for setting in args.settings if torch]
     others.append(ours("burn flex", 0, environment={"BONSAI_KERNELS": "burn"}, **few))
     pairs = itertools.zip_longest(mine, others)

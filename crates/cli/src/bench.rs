@@ -4,7 +4,7 @@ mod breakdown;
 
 use anyhow::Result;
 use bonsai_training::bench::{StepTimes, at_sparsity, batch_preparation, calm_half, step_times};
-use bonsai_training::experiment::Experiment;
+use bonsai_training::experiment::{Experiment, Precision};
 use bonsai_training::hardware::{Hardware, git_revision, peak_memory};
 use breakdown::{Breakdown, Layer, Peak};
 use clap::ValueEnum;
@@ -69,6 +69,7 @@ enum Format {
 struct Line<'a> {
     experiment: &'a str,
     network: &'a str,
+    precision: Precision,
     parameters: u64,
     batch_size: usize,
     device: &'a str,
@@ -111,6 +112,9 @@ pub fn run(args: Args) -> Result<String> {
     let profiled = args.breakdown || args.layers;
     if profiled && chosen.name != device::flex().name {
         return Err(user("--breakdown and --layers look into the kernels of the CPU: add --device cpu"));
+    }
+    if let Some(warning) = experiment.warning() {
+        eprintln!("warning: {warning}");
     }
     let bench = Bench { args, experiment, variants, chosen };
     match bench.args.format {
@@ -177,9 +181,10 @@ impl Bench {
             format!("\nThe process held {} MB at most.\n", count(bytes.div_ceil(1_000_000)))
         });
         Ok(format!(
-            "{} of {}, batch {}, on {}, {} threads: medians of {} steps, milliseconds\n\n{}{parts}{memory}",
+            "{} of {}, {}batch {}, on {}, {} threads: medians of {} steps, milliseconds\n\n{}{parts}{memory}",
             experiment.name,
             experiment.model,
+            if experiment.precision == Precision::Bf16 { "bf16, " } else { "" },
             experiment.batch_size,
             chosen.name,
             rayon::current_num_threads(),
@@ -198,6 +203,7 @@ impl Bench {
             let line = Line {
                 experiment: &variant.name,
                 network: &variant.model,
+                precision: variant.precision,
                 parameters: variant.architecture().graph().map_err(user)?.parameters,
                 batch_size: times.batch_size,
                 device: &chosen.name,

@@ -28,6 +28,8 @@ mod ledger;
 mod network;
 mod zoo;
 
+pub use bonsai_kernels::Precision;
+
 pub use architecture::{Architecture, Shortcut, Stem};
 pub use layers::Sparsity;
 pub use network::Network;

@@ -60,7 +60,7 @@ impl Network {
     }
 
     /// Returns the logits as [`forward`](Self::forward) does, with kernels that leave out removed weights, which must be
-    /// zero.
+    /// zero, and multiply as exactly as `sparsity` says.
     pub fn forward_sparse(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         match self {
             Network::ResNetCifar(network) => network.forward(images, sparsity),

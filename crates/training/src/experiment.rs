@@ -11,6 +11,7 @@ mod sentences;
 mod settings;
 
 use bonsai_data::{Augmentation, DataSet};
+pub use bonsai_models::Precision;
 use bonsai_models::{Architecture, Shortcut, Stem};
 use bonsai_pruning::clock::Horizon;
 use bonsai_pruning::registry::{self, Common};
@@ -47,6 +48,9 @@ pub struct Experiment {
     pub epochs: u64,
     /// Records in a batch.
     pub batch_size: usize,
+    /// How exactly dense convolutions multiply while the network trains; validation and test are f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// The seed of initial weights, masks, order and augmentation.
     #[serde(default)]
     pub seed: u64,
@@ -204,6 +208,13 @@ impl Experiment {
     /// Returns the name of the scheduler.
     pub fn scheduler_name(&self) -> &str {
         self.scheduler.get("name").and_then(toml::Value::as_str).unwrap_or("")
+    }
+
+    /// Returns what should be known before the experiment runs on this machine.
+    pub fn warning(&self) -> Option<String> {
+        let sentence =
+            "this processor has no AVX512-BF16: precision = \"bf16\" gives the same results, but slower than \"f32\"";
+        (!self.precision.is_fast()).then(|| sentence.to_string())
     }
 
     /// Fills in what depends on other values: the name and the variant of the network.

@@ -75,6 +75,7 @@ impl<'a> Run<'a> {
         let layers = parts.trainee.engine.layers().len();
         let mut at = Position { changes: vec![(0, 0); layers], ..Position::default() };
         let mut notes = setup.source.warnings();
+        notes.extend(setup.experiment.warning());
         let fresh = loaded.is_none();
         if let Some(loaded) = loaded {
             notes.extend(loaded.warnings);

@@ -10,6 +10,7 @@ use bonsai_data::{Loader, Source};
 use bonsai_pruning::clock::{Clock, Horizon};
 use burn::tensor::Device;
 
+use crate::Mistake;
 use crate::dashboard::View;
 use crate::evaluate;
 use crate::experiment::Experiment;
@@ -119,6 +120,13 @@ impl Setup {
 ///
 /// Says what in the experiment is wrong.
 pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -> Result<Trainee> {
+    ensure!(
+        experiment.precision.is_built_for(device),
+        Mistake(
+            "precision = \"bf16\" is built for the CPU kernels only: use --device cpu, or precision = \"f32\""
+                .to_string()
+        )
+    );
     let engine = experiment.engine(train_records).map_err(anyhow::Error::msg)?;
     let architecture = experiment.architecture();
     let layers = architecture.graph().map_err(anyhow::Error::msg)?.layers;
@@ -129,6 +137,7 @@ pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -
         clip_norm: settings.clip_norm,
         accumulate: settings.accumulate,
         decayed: BTreeSet::new(),
+        precision: experiment.precision,
     };
     let optimizer = Optimizer::new(experiment.rule(), settings.weight_decay);
     let device = device.clone().autodiff();

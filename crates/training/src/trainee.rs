@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
 use bonsai_kernels::Choices;
 use bonsai_kernels::profile::{Part, section, timed};
-use bonsai_models::{Architecture, Network, Sparsity};
+use bonsai_models::{Architecture, Network, Precision, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
@@ -31,6 +31,8 @@ pub struct StepOptions {
     pub clip_norm: Option<f64>,
     /// Pieces into which a batch is split; their gradients are averaged.
     pub accumulate: usize,
+    /// How exactly dense convolutions multiply, forward and backward.
+    pub precision: Precision,
     /// Parameters that weight decay applies to.
     pub decayed: BTreeSet<String>,
 }
@@ -119,7 +121,8 @@ impl Trainee {
     ///
     /// The gradients of removed weights are true only if `dense`; else they may be zero, which is faster.
     pub fn gradients(&self, batch: &Batch, dense: bool, meter: &mut Meter) -> Gradients {
-        let sparsity = if dense { &self.sparsity.with_all_gradients() } else { &self.sparsity };
+        let sparsity = if dense { self.sparsity.with_all_gradients() } else { self.sparsity.clone() };
+        let sparsity = sparsity.with_precision(self.options.precision);
         let records = batch.labels.len();
         let piece = records.div_ceil(self.options.accumulate.max(1));
         let mut sum = Gradients::new();
@@ -129,7 +132,7 @@ impl Trainee {
                 let _section = section(Part::Data);
                 tensors(batch, start..end, &self.device)
             };
-            let logits = self.network.forward_sparse(images, sparsity);
+            let logits = self.network.forward_sparse(images, &sparsity);
             let smoothing = self.options.label_smoothing;
             let loss = timed(Part::Loss, logits.clone(), |logits| cross_entropy(logits, labels.clone(), smoothing));
             {

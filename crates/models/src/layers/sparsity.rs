@@ -1,16 +1,17 @@
-//! Which weights of which layers are kept, for kernels that leave the others out.
+//! Which weights of which layers are kept, for kernels that leave the others out, and how exactly the rest multiplies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bonsai_kernels::{
-    Activation, Choices, Gradients, LinearPattern, Pattern, Tokens, conv2d, sparse_conv2d, sparse_linear,
+    Activation, Choices, Gradients, LinearPattern, Pattern, Precision, Tokens, conv2d, sparse_conv2d, sparse_linear,
 };
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 use burn::tensor::module::linear;
 
-/// The kept weights of every sparse convolution and linear layer, by the weight's id. The default is a dense network.
+/// The kept weights of every sparse convolution and linear layer, by the weight's id, and the precision of dense
+/// convolutions. The default is a dense network in f32.
 ///
 /// Weights that a pattern leaves out must be zero.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct Sparsity {
     patterns: HashMap<ParamId, Arc<Pattern>>,
     linear: HashMap<ParamId, Arc<LinearPattern>>,
     all_gradients: bool,
+    precision: Precision,
 }
 
 impl Sparsity {
@@ -62,6 +64,11 @@ impl Sparsity {
         Self { all_gradients: true, ..self.clone() }
     }
 
+    /// Asks for the precision of dense convolutions.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
     pub(super) fn convolve(
         &self,
         x: Activation,
@@ -70,6 +77,7 @@ impl Sparsity {
         stride: usize,
         padding: usize,
     ) -> Activation {
+        let x = x.with_precision(self.precision);
         match self.patterns.get(&weight.id) {
             None => conv2d(x, weight.val(), bias, stride, padding),
             Some(pattern) => sparse_conv2d(x, weight.val(), bias, stride, padding, pattern, self.gradients()),

@@ -28,8 +28,13 @@ fn trainee(architecture: Architecture, rule: Rule, scheduler: &str) -> Trainee {
     let engine =
         Engine::new(&architecture.graph().unwrap(), scheduler, Options { seed: 3, channels, ..Options::default() })
             .unwrap();
-    let options =
-        StepOptions { label_smoothing: 0.0, clip_norm: Some(1.0), accumulate: 1, decayed: Default::default() };
+    let options = StepOptions {
+        label_smoothing: 0.0,
+        clip_norm: Some(1.0),
+        accumulate: 1,
+        precision: Default::default(),
+        decayed: Default::default(),
+    };
     let device = Device::flex().autodiff();
     let mut trainee = Trainee::new(architecture, 3, engine, Optimizer::new(rule, 5e-4), options, device).unwrap();
     let mut names = Vec::new();

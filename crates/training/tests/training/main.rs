@@ -9,7 +9,7 @@ mod steps;
 use std::collections::BTreeSet;
 
 use bonsai_data::Batch;
-use bonsai_models::Architecture;
+use bonsai_models::{Architecture, Precision};
 use bonsai_pruning::clock::Horizon;
 use bonsai_pruning::engine::{Engine, Options};
 use bonsai_pruning::{Removes, registry};
@@ -30,7 +30,13 @@ fn trainee_by(rule: Rule, scheduler: &str, horizon: Horizon, device: &Device) ->
     let options = Options { exclude: common.exclude, floor: common.floor, seed: 3, channels: common.channels };
     let engine = Engine::new(&architecture.graph().unwrap(), scheduler, options).unwrap();
     let device = device.clone().autodiff();
-    let options = StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, decayed: BTreeSet::new() };
+    let options = StepOptions {
+        label_smoothing: 0.0,
+        clip_norm: None,
+        accumulate: 1,
+        precision: Precision::F32,
+        decayed: BTreeSet::new(),
+    };
     let mut trainee = Trainee::new(architecture, 3, engine, Optimizer::new(rule, 5e-4), options, device).unwrap();
     let mut decayed = BTreeSet::new();
     bonsai_training::parameters::visit(&trainee.network, |info, _| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bonsai_data::Batch;
-use bonsai_models::{Architecture, Network};
+use bonsai_models::{Architecture, Network, Precision};
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_pruning::engine::{Engine, Options};
 use bonsai_pruning::graph::Graph;
@@ -154,7 +154,8 @@ fn resnet20(masked: bool) -> Trainee {
     let (scheduler, _) =
         registry::build(&"name = 'dense'".parse().unwrap(), Horizon { iterations_per_epoch: 10, epochs: 1 }).unwrap();
     let engine = Engine::new(&graph, scheduler, Options::default()).unwrap();
-    let options = StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, decayed };
+    let options =
+        StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, precision: Precision::F32, decayed };
     let optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9, nesterov: true }, 5e-4);
     let mut trainee = Trainee::new(architecture, 0, engine, optimizer, options, device).unwrap();
     trainee.network = network;

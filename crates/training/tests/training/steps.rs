@@ -1,9 +1,12 @@
 //! Masks and moments over real steps of a real network.
 
+use bonsai_models::Precision;
 use bonsai_pruning::clock::{Clock, Horizon};
+use bonsai_training::experiment::Experiment;
 use bonsai_training::meter::Meter;
 use bonsai_training::optimizer::Rule;
 use bonsai_training::parameters;
+use bonsai_training::setup;
 use bonsai_training::trainee::Trainee;
 use burn::tensor::Device;
 
@@ -106,4 +109,33 @@ fn gradients_of_pieces_average_to_those_of_the_batch() {
             assert!((a - b).abs() <= 1e-5 * largest, "{name}: {a} and {b}");
         }
     }
+}
+
+#[test]
+fn bf16_learns_as_well_as_f32_and_keeps_f32_weights() {
+    let losses = [Precision::F32, Precision::Bf16].map(|precision| {
+        let mut trainee = trainee("name = 'dense'", HORIZON, &Device::flex());
+        trainee.options_mut().precision = precision;
+        trainee.begin();
+        let losses = [1..=5, 6..=20].map(|iterations| train(&mut trainee, iterations, |_| ()));
+        let weights = parameters::weights(&trainee.network, trainee.engine.layers());
+        // A master weight in bf16 would end in sixteen zeros.
+        assert!(weights.iter().flatten().filter(|weight| weight.to_bits() & 0xffff != 0).count() > 10_000);
+        losses
+    });
+    let [[_, exact], [first, rounded]] = losses;
+    assert!(rounded < first && rounded != exact && (rounded / exact - 1.0).abs() < 0.01, "{losses:?}");
+}
+
+#[test]
+#[allow(deprecated)]
+fn bf16_is_refused_where_there_are_no_kernels_for_it() {
+    let text = include_str!("../../../../experiments/shapes10-resnet20-dense.toml");
+    let experiment = Experiment::with_overrides(text, "shapes10", &["precision=bf16".to_string()]).unwrap();
+    assert!(experiment.to_toml().contains("precision = \"bf16\""));
+    assert!(setup::trainee(&experiment, 100, &Device::flex()).is_ok());
+    let error = setup::trainee(&experiment, 100, &Device::ndarray()).err().unwrap().to_string();
+    assert!(error.contains("CPU kernels only"), "{error}");
+    let typo = Experiment::with_overrides(text, "shapes10", &["precision=bf17".to_string()]).unwrap_err();
+    assert!(typo.contains("bf16"), "{typo}");
 }
