@@ -186,6 +186,32 @@ fn sparse_convolutions_are_dense_ones_with_zeros() {
     }
 }
 
+#[test]
+fn whichever_kernels_are_tried_the_bits_are_the_same() {
+    let device = Device::flex().autodiff();
+    // With the margin that maps have, and with a wider one.
+    for (kernel, padding) in [(3, 1), (5, 2)] {
+        let shape = [12, 8, kernel, kernel];
+        let mask: Vec<bool> = (0..shape.iter().product()).map(|i| i % 5 == 0).collect();
+        let pattern = Arc::new(Pattern::new(shape, mask.iter().copied()));
+        let flags = mask.iter().map(|kept| *kept as u8 as f32).collect();
+        let flags = Tensor::<4>::from_data(TensorData::new(flags, shape), &device);
+        let x = random([18, 8, 7, 9], "x", &device);
+        let weight = (random(shape, "weight", &device) * flags).detach().require_grad();
+        let step = || {
+            let y =
+                sparse_conv2d(Activation::new(x.clone()), weight.clone(), None, 1, padding, &pattern, Gradients::Kept);
+            let all = results(y.into_nchw(), &[&x, &weight], &[]);
+            all.into_iter()
+                .map(|floats| floats.iter().map(|value| value.to_bits()).collect())
+                .collect::<Vec<Vec<u32>>>()
+        };
+        let first = step();
+        assert!((0..12).all(|_| step() == first), "kernel {kernel}");
+        assert!(pattern.choices().is_some(), "kernel {kernel}");
+    }
+}
+
 /// A residual block by our operations.
 fn block(x: Activation, weights: &[Tensor<4>; 2], gamma: &Tensor<1>, beta: &Tensor<1>) -> Activation {
     let y = conv2d(x.clone(), weights[0].clone(), None, 2, 1);

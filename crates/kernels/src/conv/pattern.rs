@@ -122,6 +122,16 @@ impl Pattern {
         self.races.backward(images, all, self.likely(), work)
     }
 
+    /// Sets the gradient of all weights that are not kept to 0, as the sparse kernels return it.
+    pub(crate) fn clear_removed(&self, gradient: &mut [f32]) {
+        let mut next = 0;
+        for kept in self.kept.iter().map(|kept| *kept as usize) {
+            gradient[next..kept].fill(0.0);
+            next = kept + 1;
+        }
+        gradient[next..].fill(0.0);
+    }
+
     /// Returns the kernels that are faster at usual sizes, for what comes before any measurement.
     fn likely(&self) -> Kernels {
         let few = self.kept.len() * 100 <= self.shape.iter().product::<usize>() * 40;

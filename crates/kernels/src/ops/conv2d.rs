@@ -34,8 +34,8 @@ pub fn conv2d(x: Activation, weight: Tensor<4>, bias: Option<Tensor<1>>, stride:
 ///
 /// On backends without our kernels it is the dense convolution. On our kernels the first training steps with a pattern
 /// find out in which directions that is faster ([`Pattern::choices`]); the result is the same to the last bit. The gradient
-/// of weights that are not kept is zero or not, as `gradients` says, except that it may be there nevertheless where the
-/// dense kernels ran.
+/// of weights that are not kept is zero or not, as `gradients` says, except that on other backends and on the dense kernels
+/// of bf16 it may be there nevertheless.
 pub fn sparse_conv2d(
     x: Activation,
     weight: Tensor<4>,
@@ -140,7 +140,13 @@ fn wide(
                 None => both(None, None),
                 Some((pattern, gradients)) => {
                     let all = *gradients == Gradients::All;
-                    pattern.backward(conv.input.images, all, |sides| both(sides.data(pattern), sides.weight(pattern)))
+                    pattern.backward(conv.input.images, all, |sides| {
+                        let (of_x, mut of_weight) = both(sides.data(pattern), sides.weight(pattern));
+                        if let (None, false, Some(of_weight)) = (sides.weight(pattern), all, &mut of_weight) {
+                            pattern.clear_removed(of_weight);
+                        }
+                        (of_x, of_weight)
+                    })
                 }
             };
             [

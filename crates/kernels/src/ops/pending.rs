@@ -254,9 +254,13 @@ impl Chain {
             };
             let of = match &link.sparse {
                 None => of(None, None),
-                Some(Sparse { pattern, all }) => {
-                    pattern.backward(conv.input.images, *all, |sides| of(sides.data(pattern), sides.weight(pattern)))
-                }
+                Some(Sparse { pattern, all }) => pattern.backward(conv.input.images, *all, |sides| {
+                    let mut of = of(sides.data(pattern), sides.weight(pattern));
+                    if let (None, false, Some(of_weight)) = (sides.weight(pattern), *all, &mut of.weight) {
+                        pattern.clear_removed(of_weight);
+                    }
+                    of
+                }),
             };
             let (outputs, inputs, [height, width]) = (conv.outputs, conv.input.channels, conv.kernel);
             all[place] = of.weight.map(|weight| tensor(weight, [outputs, inputs, height, width]));
