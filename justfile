@@ -34,3 +34,7 @@ data *ARGS:
 # List or show finished runs, as in: just runs list
 runs *ARGS:
     cargo run --release --bin bonsai -- runs "$@"
+
+# Start a scheduler in a crate of its own, as in: just new-scheduler my-idea
+new-scheduler *ARGS:
+    cargo run --release --bin bonsai -- new-scheduler "$@"

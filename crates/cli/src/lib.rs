@@ -1,4 +1,4 @@
-//! The command line of bonsai: arguments in, one of seven commands, an exit code out.
+//! The command line of bonsai: arguments in, one command, an exit code out.
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
@@ -13,6 +13,7 @@ pub mod eval;
 pub mod experiments;
 pub mod logging;
 pub mod model;
+pub mod new_scheduler;
 pub mod plan;
 pub mod runs;
 pub mod table;
@@ -21,16 +22,20 @@ pub mod train;
 use std::io::Write;
 use std::process::ExitCode;
 
+use bonsai_pruning::{Method, register};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Returns the command line, ready to run.
 pub fn cli() -> Cli {
-    Cli {}
+    Cli { refused: None }
 }
 
 /// The command line and what was added to it.
 #[derive(Debug)]
-pub struct Cli {}
+pub struct Cli {
+    /// Why a scheduler could not be added.
+    refused: Option<String>,
+}
 
 /// What a command leaves: a text for stdout and an exit code.
 #[derive(Debug, Default)]
@@ -74,11 +79,50 @@ enum Command {
     Model(model::Args),
     Runs(runs::Args),
     Bench(bench::Args),
+    NewScheduler(new_scheduler::Args),
 }
 
 impl Cli {
+    /// Adds a scheduler of another crate: every command knows it then by its name.
+    ///
+    /// The whole `main.rs` of a crate that brings the scheduler `MyIdea`:
+    ///
+    /// ```no_run
+    /// # use bonsai_pruning::{About, Clock, Event, Horizon, Method, Scheduler};
+    /// # #[derive(serde::Deserialize)]
+    /// # struct MyIdea {}
+    /// # impl Method for MyIdea {
+    /// #     const NAME: &'static str = "my-idea";
+    /// #     type Scheduler = MyIdea;
+    /// #     fn init(self, _: Horizon) -> Result<Self, String> {
+    /// #         Ok(self)
+    /// #     }
+    /// # }
+    /// # impl Scheduler for MyIdea {
+    /// #     fn about(&self) -> About {
+    /// #         About { name: "my-idea", citation: "an example" }
+    /// #     }
+    /// #     fn due(&self, _: &Clock) -> Option<Event> {
+    /// #         None
+    /// #     }
+    /// # }
+    /// fn main() -> std::process::ExitCode {
+    ///     bonsai::cli().scheduler::<MyIdea>().run()
+    /// }
+    /// ```
+    pub fn scheduler<M: Method>(mut self) -> Self {
+        if let Err(refused) = register::<M>() {
+            self.refused.get_or_insert(refused);
+        }
+        self
+    }
+
     /// Runs the command that the process was started with.
     pub fn run(self) -> ExitCode {
+        if let Some(refused) = self.refused {
+            eprintln!("error: {refused}");
+            return ExitCode::from(2);
+        }
         // clap prints its own errors and help; its exit code for a wrong call is 2, like ours.
         let arguments = Arguments::from_arg_matches(&Arguments::command().get_matches());
         let Arguments { command } = arguments.unwrap_or_else(|error| error.exit());
@@ -90,6 +134,7 @@ impl Cli {
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
+            Command::NewScheduler(args) => new_scheduler::run(args).map(Output::from),
         };
         match ended {
             Ok(Output { text, code }) => {

@@ -214,7 +214,7 @@ impl Engine {
         if clock.iteration == 0 { None } else { self.scheduler.due(clock) }
     }
 
-    /// Prunes, then replaces, as an event says.
+    /// Restores, prunes and replaces, as an event says.
     ///
     /// # Panics
     ///
@@ -228,10 +228,13 @@ impl Engine {
     ) -> Change {
         self.check_sizes(weights, gradients);
         let before = self.masks.clone();
+        if event.restore {
+            self.masks = before.iter().map(|mask| Mask::dense(mask.len())).collect();
+        }
         if let Some(sparsity) = event.sparsity {
             self.prune(clock.iteration, sparsity, weights, gradients);
         }
-        let mut retained = self.masks.clone();
+        let mut retained: Vec<Mask> = before.iter().zip(&self.masks).map(|(a, b)| both(a, b)).collect();
         if let Some(share) = event.replace {
             let stayed = self.replace(clock.iteration, share, event.keep_regrown, weights, gradients);
             let kept = if event.keep_regrown { &self.masks } else { &stayed };

@@ -94,7 +94,7 @@ pub fn plan(engine: &mut Engine, horizon: Horizon, lr: impl Fn(u64) -> f64, weig
 
 /// Prunes as an event says, without the replacement, whose outcome depends on the training.
 fn project(engine: &mut Engine, clock: &Clock, event: Event, weights: &mut [Vec<f32>]) {
-    if !event.removes() {
+    if !event.removes() && !event.restore {
         return;
     }
     for (weights, mask) in weights.iter_mut().zip(engine.masks()) {

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::clock::Horizon;
+use crate::method::{added, added_names};
 use crate::scheduler::Removes;
 use crate::scheduler::Scheduler;
 use crate::schedulers::{
@@ -14,7 +15,8 @@ use crate::schedulers::{
 use crate::suggest::suggestion;
 use crate::units::ChannelOptions;
 
-type Build = fn(Table, Horizon) -> Result<Box<dyn Scheduler>, String>;
+/// Reads a scheduler's own keys and builds it for a run of a length.
+pub(crate) type Build = fn(Table, Horizon) -> Result<Box<dyn Scheduler>, String>;
 
 const SCHEDULERS: &[(&str, Build)] = &[
     ("dense", |table, run| Ok(Box::new(read::<DenseConfig>(table)?.init(run)?))),
@@ -51,7 +53,7 @@ pub fn build(table: &Table, horizon: Horizon) -> Result<(Box<dyn Scheduler>, Com
         Some(other) => return Err(format!("`name` of the scheduler is {other}, but must be a string")),
         None => return Err(format!("the scheduler has no `name`{}", suggestion("", names()))),
     };
-    let Some((_, build)) = SCHEDULERS.iter().find(|(known, _)| *known == name) else {
+    let Some(build) = built_in(&name).or_else(|| added(&name)) else {
         return Err(format!("there is no scheduler `{name}`{}", suggestion(&name, names())));
     };
     let usual = ChannelOptions::default();
@@ -81,9 +83,21 @@ pub fn build(table: &Table, horizon: Horizon) -> Result<(Box<dyn Scheduler>, Com
     Ok((scheduler, common))
 }
 
-/// Returns the names of all schedulers.
+/// Returns the names of all schedulers, those that were [registered](crate::register) included.
 pub fn names() -> Vec<&'static str> {
+    let mut names = built_in_names();
+    names.extend(added_names());
+    names
+}
+
+/// Returns the names of the schedulers of this crate.
+pub fn built_in_names() -> Vec<&'static str> {
     SCHEDULERS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Returns how a scheduler of this crate is built.
+pub(crate) fn built_in(name: &str) -> Option<Build> {
+    SCHEDULERS.iter().find(|(known, _)| *known == name).map(|(_, build)| *build)
 }
 
 fn common<T: DeserializeOwned>(key: &str, value: Value, expected: &str) -> Result<T, String> {
@@ -91,7 +105,7 @@ fn common<T: DeserializeOwned>(key: &str, value: Value, expected: &str) -> Resul
     value.try_into().map_err(|_| format!("`{key}` of the scheduler is {text}, but must be {expected}"))
 }
 
-fn read<T: DeserializeOwned>(table: Table) -> Result<T, String> {
+pub(crate) fn read<T: DeserializeOwned>(table: Table) -> Result<T, String> {
     // The message spans lines where it points at a key.
     table.try_into().map_err(|error: toml::de::Error| error.to_string().trim().replace('\n', " "))
 }
@@ -109,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_name_is_the_one_that_its_scheduler_gives_itself() {
-        for name in names() {
+        for name in built_in_names() {
             let mut table =
                 Table::from_iter([("name".to_string(), Value::from(name)), ("sparsity".to_string(), Value::from(0.5))]);
             table.insert("every".to_string(), Value::from(5));
@@ -183,7 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn absurd_tables_give_a_sentence_and_sound_ones_a_scheduler_that_never_fails(
-            name in 0..names().len(),
+            name in 0..built_in_names().len(),
             keys in prop::collection::btree_map(
                 prop::sample::select(vec!["sparsity", "initial_sparsity", "macs", "channels", "lambda", "beta", "patience", "a", "penalty", "round_to", "groups", "compact", "start_epoch", "end_epoch", "every", "replace",
                     "replace_min", "drop", "allocation", "scope", "compat", "floor", "exclude"]), value(), 0..8),
@@ -191,7 +205,7 @@ mod tests {
             epochs in prop_oneof![Just(0), Just(4), any::<u64>()],
         ) {
             let mut table: Table = keys.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
-            table.insert("name".to_string(), Value::from(names()[name]));
+            table.insert("name".to_string(), Value::from(built_in_names()[name]));
             let horizon = Horizon { iterations_per_epoch, epochs };
             match build(&table, horizon) {
                 Err(sentence) => prop_assert!(!sentence.is_empty()),

@@ -18,9 +18,11 @@ pub struct About {
     pub citation: &'static str,
 }
 
-/// What happens to the masks at one iteration: first weights are pruned, then weights are replaced.
+/// What happens to the masks at one iteration: weights are restored, then pruned, then replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Event {
+    /// Brings every removed weight back, as zero, before anything else happens.
+    pub restore: bool,
     /// The share of all prunable weights removed after the event; without it every layer keeps its count.
     pub sparsity: Option<f64>,
     /// The share of each layer's kept weights that is dropped and grown again elsewhere.
@@ -72,6 +74,11 @@ impl Event {
     /// Prunes the network to a sparsity.
     pub fn prune(sparsity: f64) -> Self {
         Self { sparsity: Some(sparsity), ..Self::default() }
+    }
+
+    /// Keeps every weight again; those that were removed start from zero.
+    pub fn restore() -> Self {
+        Self { restore: true, ..Self::default() }
     }
 
     /// Removes whole channels.
