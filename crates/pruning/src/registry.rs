@@ -147,10 +147,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert_eq!(refused("name = 'granett'"), "there is no scheduler `granett`; did you mean `granet`?");
-        assert_eq!(
-            refused("sparsity = 0.5"),
-            "the scheduler has no `name`; there are `gmp`, `set`, `rigl`, `dense`, `granet`, `static`, `slimming`, `group-magnitude`"
-        );
+        assert!(refused("sparsity = 0.5").starts_with("the scheduler has no `name`; there are `gmp`, `set`, "));
         assert_eq!(
             refused("name = 'dense'\nround_to = 8"),
             "scheduler `dense`: `round_to` belongs to schedulers that remove channels"
