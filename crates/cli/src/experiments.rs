@@ -26,6 +26,10 @@ pub struct Selection {
     /// Train on the first N records only; mask events keep their proportion
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u64::MAX))]
     pub limit_train: Option<u64>,
+    /// Bring the network to this share of its multiply-accumulates, the weakest channels by the method's own score first:
+    /// for methods that remove channels (as --set scheduler.macs=X)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub macs: Option<f64>,
     /// Replace one value of the experiment, as in --set optimizer.lr=0.05; may be given several times
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
     pub set: Vec<String>,
@@ -39,7 +43,7 @@ impl Selection {
     /// A user's mistake: no such experiment, or something in it or in a change is wrong.
     pub fn read(&self) -> Result<Experiment> {
         let path = find(&self.experiment)?;
-        self.changed(&path, &self.set)
+        self.changed(&path, &self.assignments())
     }
 
     /// Returns the experiment that stands in for `experiment` where its data set is absent.
@@ -54,7 +58,7 @@ impl Selection {
         let sibling = if file.is_file() {
             // The sibling's own name and data set are the point of it.
             let own = |set: &&String| !["name", "data"].contains(&set.split('=').next().unwrap_or("").trim());
-            self.changed(&file, &self.set.iter().filter(own).cloned().collect::<Vec<_>>())?
+            self.changed(&file, &self.assignments().iter().filter(own).cloned().collect::<Vec<_>>())?
         } else {
             experiment.sibling()
         };
@@ -64,7 +68,13 @@ impl Selection {
 
     /// Returns whether the command line changes anything about the experiment.
     pub fn changes(&self) -> bool {
-        self.seed.is_some() || self.epochs.is_some() || self.limit_train.is_some() || !self.set.is_empty()
+        self.seed.is_some() || self.epochs.is_some() || self.limit_train.is_some() || !self.assignments().is_empty()
+    }
+
+    /// Returns all changes of single values.
+    fn assignments(&self) -> Vec<String> {
+        let macs = self.macs.map(|macs| format!("scheduler.macs={macs:?}"));
+        self.set.iter().cloned().chain(macs).collect()
     }
 
     fn changed(&self, path: &Path, set: &[String]) -> Result<Experiment> {

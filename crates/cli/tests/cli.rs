@@ -342,9 +342,19 @@ mod shipped_experiments {
                 "shapes10-resnet20-granet",
                 "shapes10-resnet20-group-magnitude",
                 "cifar10-vgg19-proximal-slimming",
+                "cifar10-resnet56-polarization",
+                "cifar10-vgg16-polarization",
             ]
             .map(String::from),
         );
+        // Whatever removes channels has a sibling of ten epochs.
+        for name in shipped.iter().filter(|name| name.starts_with("cifar10-") && !name.ends_with("-short")) {
+            let experiment = read(name, &[]);
+            let (scheduler, _) = experiment.build_scheduler(experiment.horizon(experiment.records())).unwrap();
+            if scheduler.removes() != bonsai_pruning::Removes::Weights {
+                assert!(shipped.contains(&format!("{name}-short")), "{name}-short");
+            }
+        }
         for name in promised {
             assert!(shipped.contains(&name), "{name}");
         }
@@ -369,9 +379,10 @@ mod shipped_experiments {
         for name in shipped() {
             // The large networks are planned with few events, because each one ranks millions of weights.
             let small = name.contains("resnet20") || name.contains("lenet5");
-            let rare =
-                if name.contains("dense") || name.contains("static") { "log_every=50" } else { "scheduler.every=9000" };
-            let experiment = read(&name, if small { &[] } else { std::slice::from_ref(&rare) });
+            let mut experiment = read(&name, &[]);
+            if !small && experiment.scheduler.contains_key("every") {
+                experiment = read(&name, &["scheduler.every=9000"]);
+            }
             let horizon = experiment.horizon(experiment.records());
             let mut engine = experiment.engine(experiment.records()).unwrap();
             let network = Network::new(&experiment.architecture(), experiment.seed, &Device::flex()).unwrap();

@@ -1,13 +1,13 @@
 //! Removes channels: which units go, the masks that follow, and the step from a masked network to a smaller one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::channels::{Group, Places, Role};
 use crate::clock::Clock;
 use crate::engine::{Engine, GroupChange};
-use crate::graph::{Graph, LayerSpec};
+use crate::graph::{Graph, LayerSpec, Op};
 use crate::mask::Mask;
-use crate::scheduler::{Cut, Removes};
+use crate::scheduler::{Cut, GroupScales, Removes};
 use crate::units::{GroupView, scale};
 
 impl Engine {
@@ -79,9 +79,41 @@ impl Engine {
         self.scheduler.start_scales(group, scales, &mut bonsai_random::stream(self.seed, "scales", group));
     }
 
-    /// Adds the gradient of the method's penalty on the scales of a group.
-    pub fn penalty(&mut self, clock: &Clock, group: &str, scales: &[f32], gradient: &mut [f32]) {
-        self.scheduler.penalty(clock, group, scales, gradient);
+    /// Adds the gradient of the method's penalty on the scales of all groups.
+    pub fn penalty(&mut self, clock: &Clock, groups: &mut [GroupScales]) {
+        self.scheduler.penalty(clock, groups);
+    }
+
+    /// Returns the paths of the scales of every batch normalisation, those of no group included.
+    pub fn all_scales(&self) -> Vec<String> {
+        let path = |op: &Op| match op {
+            Op::BatchNorm { path } => Some(format!("{path}.gamma")),
+            _ => None,
+        };
+        self.graph.nodes.iter().filter_map(|node| path(&node.op)).collect()
+    }
+
+    /// Returns the layers whose weights the method shapes at a step; none where it does not.
+    pub fn shaped_layers(&self, clock: &Clock) -> Vec<LayerSpec> {
+        if !self.scheduler.shapes_weights(clock) {
+            return Vec::new();
+        }
+        let Some(units) = &self.units else { return self.layers.clone() };
+        let makers: BTreeSet<&str> = (units.prunable().flat_map(|(_, group)| &group.members))
+            .filter(|member| (member.role, member.axis) == (Role::Weight, 0))
+            .map(|member| member.parameter.as_str())
+            .collect();
+        self.layers.iter().filter(|layer| makers.contains(layer.name.as_str())).cloned().collect()
+    }
+
+    /// Adds the gradient of the method's penalty on the weights of a layer, one row per unit.
+    pub fn weight_penalty(&mut self, clock: &Clock, layer: &LayerSpec, weights: &[f32], gradient: &mut [f32]) {
+        self.scheduler.weight_penalty(clock, layer, weights, gradient);
+    }
+
+    /// Shows the weights of a layer, one row per unit, to the method after a step; it may change them.
+    pub fn after_weight_step(&mut self, clock: &Clock, layer: &LayerSpec, weights: &mut [f32]) {
+        self.scheduler.after_weight_step(clock, layer, weights);
     }
 
     /// Shows the scales of a group to the method after a step; it may change them.

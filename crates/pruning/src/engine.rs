@@ -178,12 +178,14 @@ impl Engine {
         self.check_sizes(weights, None);
         let before: Vec<Mask> = self.layers.iter().map(|layer| Mask::dense(layer.weights())).collect();
         self.masks.clone_from(&before);
+        let mut groups = Vec::new();
         match self.scheduler.start() {
             Start::Dense => {}
             Start::Scored { sparsity } => self.prune(0, sparsity, weights, None),
             Start::Random { sparsity, allocation } => self.scatter(sparsity, allocation, weights),
+            Start::Cut(cut) => groups = self.cut_channels(cut, weights),
         }
-        self.change(&before, self.masks.clone())
+        Change { groups, ..self.change(&before, self.masks.clone()) }
     }
 
     /// Replaces the masks, one per prunable layer, as a user may who brings masks from elsewhere.

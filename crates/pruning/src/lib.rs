@@ -48,6 +48,6 @@ pub use mask::Mask;
 pub use method::{Method, register};
 pub use plan::{Plan, PlannedEvent, plan};
 pub use registry::{Common, build, names};
-pub use scheduler::{About, Cut, Event, Removes, Rules, Scheduler, Start};
+pub use scheduler::{About, Cut, Event, GroupScales, Removes, Rules, Scheduler, Start};
 pub use state::EngineState;
 pub use units::{ChannelOptions, GroupView};

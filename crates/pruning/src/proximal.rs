@@ -18,6 +18,8 @@ pub enum Penalty {
     /// `|x|`.
     #[default]
     L1,
+    /// 1 where `x` is not zero.
+    L0,
     /// `|x|^(1/2)`.
     LHalf,
     /// `|x|^(2/3)`.
@@ -38,7 +40,7 @@ impl Penalty {
     /// A sentence that names the field, its value and its range.
     pub fn shape(self, a: Option<f64>) -> Result<f64, String> {
         let (usual, least) = match self {
-            Penalty::L1 | Penalty::LHalf | Penalty::LTwoThirds => {
+            Penalty::L1 | Penalty::L0 | Penalty::LHalf | Penalty::LTwoThirds => {
                 return a.map_or(Ok(0.0), |_| Err("`a` belongs to the penalties `tl1`, `mcp` and `scad`".to_string()));
             }
             Penalty::Tl1 => (1.0, 0.0),
@@ -58,6 +60,8 @@ impl Penalty {
         let shrunk = match self {
             _ if mu == 0.0 => size,
             Penalty::L1 => (size - mu).max(0.0),
+            Penalty::L0 if size <= (2.0 * mu).sqrt() => 0.0,
+            Penalty::L0 => size,
             Penalty::LHalf if size <= 1.5 * mu.powf(2.0 / 3.0) => 0.0,
             Penalty::LHalf => {
                 let phi = (mu / 4.0 * (size / 3.0).powf(-1.5)).acos();
@@ -74,7 +78,7 @@ impl Penalty {
         shrunk.copysign(v)
     }
 
-    /// Returns the slope of `λ φ` at `x` with the shape `a`, and 0 at zero, where it has none.
+    /// Returns the slope of `λ φ` at `x` with the shape `a`, and 0 at zero, where it has none; that of L0 is 0 everywhere.
     pub fn slope(self, x: f64, lambda: f64, a: f64) -> f64 {
         let size = x.abs();
         if size == 0.0 {
@@ -82,6 +86,7 @@ impl Penalty {
         }
         let slope = match self {
             Penalty::L1 => lambda,
+            Penalty::L0 => 0.0,
             Penalty::LHalf => lambda / 2.0 / size.sqrt(),
             Penalty::LTwoThirds => lambda * 2.0 / 3.0 / size.cbrt(),
             Penalty::Tl1 => lambda * a * (a + 1.0) / (a + size).powi(2),
@@ -121,6 +126,8 @@ mod tests {
         // The penalties once more, written as values rather than as maps.
         let phi = |penalty: Penalty, x: f64, mu: f64, a: f64| match penalty {
             Penalty::L1 => mu * x,
+            Penalty::L0 if x > 0.0 => mu,
+            Penalty::L0 => 0.0,
             Penalty::LHalf => mu * x.sqrt(),
             Penalty::LTwoThirds => mu * x.powf(2.0 / 3.0),
             Penalty::Tl1 => mu * (a + 1.0) * x / (a + x),
@@ -132,6 +139,7 @@ mod tests {
         };
         for (penalty, a) in [
             (Penalty::L1, 0.0),
+            (Penalty::L0, 0.0),
             (Penalty::LHalf, 0.0),
             (Penalty::LTwoThirds, 0.0),
             (Penalty::Tl1, 0.5),

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::allocation::Allocation;
 use crate::clock::Clock;
+use crate::graph::LayerSpec;
 use crate::layer::Layer;
 use crate::mask::Mask;
 use crate::units::GroupView;
@@ -53,7 +54,7 @@ pub enum Cut {
     },
     /// The lowest scores of the whole network, until this share of the units is removed.
     Share(f64),
-    /// Every unit whose score is zero.
+    /// Every unit whose score is zero or less.
     Zeros,
 }
 
@@ -115,13 +116,26 @@ pub enum Start {
         /// The share of weights that is removed.
         sparsity: f64,
     },
+    /// Units of channel groups go by their scores, and the network is smaller from the first step on.
+    Cut(Cut),
+}
+
+/// The scales of the batch normalisation that one group's channels pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupScales {
+    /// The name of the group.
+    pub group: String,
+    /// The scales, one for each unit.
+    pub scales: Vec<f32>,
+    /// What a penalty adds to their gradient.
+    pub gradient: Vec<f32>,
 }
 
 impl Start {
     /// Returns the share of weights that is removed before the first step.
     pub fn sparsity(&self) -> f64 {
         match self {
-            Start::Dense => 0.0,
+            Start::Dense | Start::Cut(_) => 0.0,
             Start::Random { sparsity, .. } | Start::Scored { sparsity } => *sparsity,
         }
     }
@@ -237,14 +251,45 @@ pub trait Scheduler: Send {
         let _ = (group, scales, random);
     }
 
-    /// Adds the gradient of a penalty on the scales of a group, before an optimizer step.
-    fn penalty(&mut self, clock: &Clock, group: &str, scales: &[f32], gradient: &mut [f32]) {
-        let _ = (clock, group, scales, gradient);
+    /// Adds the gradient of a penalty on the scales of all groups, before an optimizer step.
+    fn penalty(&mut self, clock: &Clock, groups: &mut [GroupScales]) {
+        let _ = (clock, groups);
     }
 
     /// Sees the scales of a group after an optimizer step, and may change them.
     fn after_step(&mut self, clock: &Clock, group: &str, scales: &mut [f32]) {
         let _ = (clock, group, scales);
+    }
+
+    /// Returns where the scales of every batch normalisation start, those of no group included; absent: at 1.
+    fn initial_scale(&self) -> Option<f32> {
+        None
+    }
+
+    /// Returns the range that the scales of every batch normalisation are brought into after an optimizer step.
+    fn scale_range(&self, clock: &Clock) -> Option<[f32; 2]> {
+        let _ = clock;
+        None
+    }
+
+    /// Says whether a step is one at which the method is asked for [`weight_penalty`](Scheduler::weight_penalty) and
+    /// [`after_weight_step`](Scheduler::after_weight_step).
+    ///
+    /// The weights then travel to the host and back: those of the layers that make the units of prunable groups, or of all
+    /// prunable layers where the method removes single weights.
+    fn shapes_weights(&self, clock: &Clock) -> bool {
+        let _ = clock;
+        false
+    }
+
+    /// Adds the gradient of a penalty on the weights of a layer, one row per unit, before an optimizer step.
+    fn weight_penalty(&mut self, clock: &Clock, layer: &LayerSpec, weights: &[f32], gradient: &mut [f32]) {
+        let _ = (clock, layer, weights, gradient);
+    }
+
+    /// Sees the weights of a layer, one row per unit, after an optimizer step, and may change them.
+    fn after_weight_step(&mut self, clock: &Clock, layer: &LayerSpec, weights: &mut [f32]) {
+        let _ = (clock, layer, weights);
     }
 
     /// Forgets what it knows of the units of a group that are cut away: `kept` has a flag for each unit there was.

@@ -41,30 +41,45 @@ pub struct GroupView<'a> {
 impl GroupView<'_> {
     /// Returns the Euclidean norm of all weights that would go with each unit: rows that make it, columns that read it.
     pub fn norms(&self) -> Vec<f32> {
-        let mut squares = vec![0.0f64; self.group.units];
-        for member in self.group.members.iter().filter(|member| member.role == Role::Weight) {
+        let square = |weight: f64| weight * weight;
+        self.sums(&[0, 1], square).into_iter().map(|(sum, _)| sum.sqrt() as f32).collect()
+    }
+
+    /// Returns the sum of the absolute weights of each unit's filter: the rows that make it.
+    pub fn filter_sums(&self) -> Vec<f32> {
+        self.sums(&[0], f64::abs).into_iter().map(|(sum, _)| sum as f32).collect()
+    }
+
+    /// Returns the mean absolute weight of each unit's filter: the rows that make it.
+    pub fn filter_means(&self) -> Vec<f32> {
+        self.sums(&[0], f64::abs).into_iter().map(|(sum, count)| (sum / count.max(1) as f64) as f32).collect()
+    }
+
+    /// Sums a value over the weights that go with each unit along some axes, and counts them.
+    fn sums(&self, axes: &[usize], value: fn(f64) -> f64) -> Vec<(f64, usize)> {
+        let mut sums = vec![(0.0f64, 0); self.group.units];
+        let sum = |weights: &[f32]| weights.iter().map(|weight| value(f64::from(*weight))).sum::<f64>();
+        let weights = self.group.members.iter().filter(|member| member.role == Role::Weight);
+        for member in weights.filter(|member| axes.contains(&member.axis)) {
             let at = self.layers.iter().position(|layer| layer.name == member.parameter).expect("members are layers");
             let (layer, weights) = (&self.layers[at], &self.weights[at]);
             let (width, columns) = (layer.width(), layer.shape[1]);
             // Weights of one row and one input channel lie together.
             let kernel = width / columns;
-            for (sum, places) in squares.iter_mut().zip(&member.places) {
+            for ((total, count), places) in sums.iter_mut().zip(&member.places) {
                 for &place in places {
-                    *sum += match member.axis {
-                        0 => square_sum(&weights[place * width..][..width]),
+                    *count += if member.axis == 0 { width } else { layer.units() * kernel };
+                    *total += match member.axis {
+                        0 => sum(&weights[place * width..][..width]),
                         _ => (0..layer.units())
-                            .map(|row| square_sum(&weights[row * width + place * kernel..][..kernel]))
+                            .map(|row| sum(&weights[row * width + place * kernel..][..kernel]))
                             .sum::<f64>(),
                     };
                 }
             }
         }
-        squares.into_iter().map(|sum| sum.sqrt() as f32).collect()
+        sums
     }
-}
-
-fn square_sum(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value).powi(2)).sum()
 }
 
 /// The channel groups of a network and the units that are left of them.
@@ -166,11 +181,11 @@ impl Units {
                 self.without(&order[..units(&alive).saturating_sub(left).min(order.len())])
             }
             Cut::Zeros => {
-                let nonzero = |g: usize| {
-                    (0..self.kept[g].len()).filter(|&unit| self.kept[g].get(unit) && scores[g][unit] != 0.0).count()
+                let positive = |g: usize| {
+                    (0..self.kept[g].len()).filter(|&unit| self.kept[g].get(unit) && scores[g][unit] > 0.0).count()
                 };
                 (0..alive.len())
-                    .map(|g| if self.prunable[g] { self.bounded(g, nonzero(g)) } else { alive[g] })
+                    .map(|g| if self.prunable[g] { self.bounded(g, positive(g)) } else { alive[g] })
                     .collect()
             }
         };

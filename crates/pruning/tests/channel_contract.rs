@@ -6,7 +6,7 @@
 use bonsai_pruning::channels::{GroupKind, Role};
 use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{
-    Clock, Engine, EngineState, Graph, Horizon, Kind, LayerSpec, Mask, Options, Removes, build, names,
+    Clock, Engine, EngineState, Graph, GroupScales, Horizon, Kind, LayerSpec, Mask, Options, Removes, build, names,
 };
 
 const RUN: Horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
@@ -55,6 +55,48 @@ const ROWS: &[Row] = &[
     Row {
         table: "name = 'proximal-slimming'\nlambda = 0.2\nbeta = 10\npenalty = 'mcp'\npatience = 1\nevery = 7\nend_epoch = 2\nmacs = 0.6",
         event: |t| if t == 20 { Some(0.6) } else { (t < 20 && t.is_multiple_of(7)).then_some(1.0) },
+        units: None,
+    },
+    Row {
+        table: "name = 'group-magnitude'\nnorm = 'l1'\nmacs = 0.5\nend_epoch = 3\nevery = 5",
+        event: |t| cost(t, 0, 5, 6, 0.5),
+        units: None,
+    },
+    Row {
+        table: "name = 'group-magnitude'\nnorm = 'l1'\nscope = 'global'\nmacs = 0.5\nend_epoch = 3\nevery = 5",
+        event: |t| cost(t, 0, 5, 6, 0.5),
+        units: None,
+    },
+    Row {
+        table: "name = 'slimming'\nlambda = 0.01\nchannels = 0.5\nend_epoch = 2\ncompat = 'network-slimming'",
+        event: |t| (t == 20).then_some(1.0),
+        // One channel more than the share.
+        units: Some(10.0 / 22.0),
+    },
+    Row {
+        table: "name = 'polarization'\nlambda = 0.2\nt = 1.0\nend_epoch = 2",
+        event: |t| (t == 20).then_some(1.0),
+        units: None,
+    },
+    Row {
+        table: "name = 'polarization'\nlambda = 0.2\nt = 1.4\nend_epoch = 2\nmacs = 0.4\nround_to = 2",
+        event: |t| (t == 20).then_some(0.4),
+        units: None,
+    },
+    Row { table: "name = 'uniform-width'\nmacs = 0.4", event: |_| None, units: None },
+    Row {
+        table: "name = 'uniform-width'\nmacs = 0.3\nkeep = 'largest'\ngroups = ['inner', 'stream']",
+        event: |_| None,
+        units: None,
+    },
+    Row {
+        table: "name = 'sparse-group-l0'\nlambda = 5.8\nbeta = 1e-3\nevery = 5\ngroup = 'prox'\nend_epoch = 2",
+        event: |t| (t == 20).then_some(1.0),
+        units: None,
+    },
+    Row {
+        table: "name = 'sparse-group-l0'\nlambda = 1e-3\nbeta = 1e-3\npenalty = 'tl1'\nevery = 5\nend_epoch = 2\nmacs = 0.5",
+        event: |t| (t == 20).then_some(0.5),
         units: None,
     },
 ];
@@ -149,16 +191,26 @@ impl Training {
             engine.start_scales(&name, scales);
         }
         engine.begin(&weights(&engine, &left));
-        Self { engine, left, compact, done: 0 }
+        let mut training = Self { engine, left, compact, done: 0 };
+        training.check_masks();
+        if compact {
+            training.cut();
+        }
+        training
     }
 
     fn step(&mut self, row: &Row) {
         self.done += 1;
         let clock = Clock { iteration: self.done, horizon: RUN, lr: 0.1 };
-        for (name, _) in self.engine.scales() {
-            let (_, units, scales) = self.left.iter_mut().find(|(group, ..)| *group == name).unwrap();
-            let mut gradient: Vec<f32> = units.iter().map(|unit| noise(self.done, &name, *unit) / 10.0).collect();
-            self.engine.penalty(&clock, &name, scales, &mut gradient);
+        let scaled = self.engine.scales().into_iter().map(|(name, _)| {
+            let (group, units, scales) = self.left.iter().find(|(group, ..)| *group == name).unwrap();
+            let gradient = units.iter().map(|unit| noise(self.done, &name, *unit) / 10.0).collect();
+            GroupScales { group: group.clone(), scales: scales.clone(), gradient }
+        });
+        let mut groups: Vec<GroupScales> = scaled.collect();
+        self.engine.penalty(&clock, &mut groups);
+        for GroupScales { group: name, gradient, .. } in groups {
+            let (_, _, scales) = self.left.iter_mut().find(|(group, ..)| *group == name).unwrap();
             scales.iter_mut().zip(gradient).for_each(|(scale, gradient)| *scale -= 0.1 * gradient);
             self.engine.after_step(&clock, &name, scales);
         }
@@ -169,7 +221,8 @@ impl Training {
         assert!(event.removes());
 
         let before: Vec<Mask> = self.engine.groups().map(|(_, kept)| kept.clone()).collect();
-        let change = self.engine.apply(&clock, &event, &weights(&self.engine, &self.left), None);
+        let weights = self.shaped(&clock);
+        let change = self.engine.apply(&clock, &event, &weights, None);
         let share = self.engine.macs() as f64 / self.engine.dense_macs() as f64;
         assert!(share <= macs + 1e-12, "{} at {}: {share}", row.table, self.done);
         for ((group, kept), before) in self.engine.groups().zip(&before) {
@@ -185,6 +238,20 @@ impl Training {
         if self.compact {
             self.cut();
         }
+    }
+
+    /// The weights after one step of the penalties that the method puts on them.
+    fn shaped(&mut self, clock: &Clock) -> Vec<Vec<f32>> {
+        let mut all = weights(&self.engine, &self.left);
+        for layer in self.engine.shaped_layers(clock) {
+            assert!(["a.conv1.weight", "b.conv1.weight"].contains(&layer.name.as_str()), "{}", layer.name);
+            let at = self.engine.layers().iter().position(|known| *known == layer).unwrap();
+            let mut gradient = vec![0.0; layer.weights()];
+            self.engine.weight_penalty(clock, &layer, &all[at], &mut gradient);
+            all[at].iter_mut().zip(gradient).for_each(|(weight, gradient)| *weight -= 0.1 * gradient);
+            self.engine.after_weight_step(clock, &layer, &mut all[at]);
+        }
+        all
     }
 
     /// Holds the masks of weights to those of units, and the counts to a network of the widths that are left.
@@ -335,4 +402,17 @@ fn what_cannot_be_is_refused_with_a_sentence() {
         "channels are ranked by the scale of their batch normalisation, and no group of kind inner, heads has one of its own"
     );
     assert!(refused(slimming, &Graph { nodes: Vec::new(), ..graph(FULL) }, &[]).contains("coupling of `stem.weight`"));
+    let polarization = "name = 'polarization'\nlambda = 1e-4\nt = 1.2\nend_epoch = 2";
+    assert_eq!(refused(polarization, &plain, &[]), refused(slimming, &plain, &[]));
+    // No target is missed in silence, whatever the method.
+    for table in [
+        polarization,
+        "name = 'slimming'\nlambda = 1e-4\nend_epoch = 2",
+        "name = 'proximal-slimming'\nlambda = 1e-4\nbeta = 1\npatience = 1\nevery = 1\nend_epoch = 2",
+        "name = 'sparse-group-l0'\nlambda = 1e-4\nbeta = 1\nevery = 1\nend_epoch = 2",
+        "name = 'uniform-width'",
+    ] {
+        let sentence = refused(&format!("{table}\nmacs = 0.01"), &graph(FULL), &[]);
+        assert!(sentence.starts_with("`macs` is 0.01, but this network costs 0."), "{table}: {sentence}");
+    }
 }

@@ -1,11 +1,14 @@
-//! Puts proximal maps, penalties and proximal slimming to the reference results in `structured.json`.
+//! Puts proximal maps, penalties and the methods that use them to the reference results in `structured.json`.
 //!
 //! The file lies in `$BONSAI_VECTORS`, by default the crate's own `vectors/`. Channel groups, shapes and counts are put to it
 //! by the models crate.
 
 use bonsai_pruning::Horizon;
 use bonsai_pruning::proximal::Penalty;
+use bonsai_pruning::schedulers::polarization;
 use bonsai_pruning::schedulers::proximal_slimming::ProximalSlimmingConfig;
+use bonsai_pruning::schedulers::slimming;
+use bonsai_pruning::schedulers::sparse_group_l0::{SparseGroupL0Config, group_prox};
 use serde_json::Value;
 
 fn reference(key: &str) -> Value {
@@ -85,5 +88,93 @@ fn steps_of_proximal_slimming() {
         }
         close(&format!("gamma at {step}"), gamma, row["gamma"].as_f64().unwrap());
         close(&format!("xi at {step}"), xi, row["xi"].as_f64().unwrap());
+    }
+}
+
+#[test]
+fn polarization_and_its_gradient() {
+    let file = reference("polarization");
+    let cases = file["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let (gamma, t) = (numbers(&case["gamma"]), case["t"].as_f64().unwrap());
+        let what = format!("{gamma:?} at {t}");
+        close(&what, polarization::regularizer(&gamma, t), case["R"].as_f64().unwrap());
+        let ours = polarization::gradient(&gamma, t);
+        let theirs = numbers(&case["grad_with_mean"]);
+        assert_eq!(ours.len(), theirs.len());
+        ours.into_iter().zip(theirs).for_each(|(ours, theirs)| close(&what, ours, theirs));
+    }
+}
+
+#[test]
+fn the_share_of_large_scales_at_the_minimum_of_polarization() {
+    let cases = reference("polarization_theorem");
+    for case in cases.as_array().unwrap() {
+        let (n, t) = (case["n"].as_u64().unwrap() as usize, case["t"].as_f64().unwrap());
+        close("share", (0.5 - t / 4.0).clamp(0.0, 1.0), case["rho"].as_f64().unwrap());
+        // The minimum lies where every scale is 0 or 1: try how many of them are.
+        let value = |ones: usize| {
+            let scales: Vec<f64> = (0..n).map(|i| f64::from(u8::from(i < ones))).collect();
+            polarization::regularizer(&scales, t)
+        };
+        let lowest = (0..=n).map(value).fold(f64::INFINITY, f64::min);
+        let best: Vec<f64> = (0..=n).filter(|&ones| value(ones) <= lowest + 1e-9).map(|ones| ones as f64).collect();
+        assert_eq!(best, numbers(&case["optimal_k_at_a"]), "{n} scales at {t}");
+    }
+}
+
+#[test]
+fn thresholds_of_polarization() {
+    let file = reference("polarization_hist_threshold");
+    for case in file["cases"].as_array().unwrap() {
+        let scales: Vec<f32> = numbers(&case["w"]).into_iter().map(|w| w as f32).collect();
+        let threshold = polarization::threshold(&scales);
+        close("threshold", threshold, case["threshold_grad"].as_f64().unwrap());
+        let kept = scales.iter().filter(|scale| f64::from(**scale) > threshold).count();
+        assert_eq!(kept as u64, case["kept"].as_u64().unwrap());
+    }
+}
+
+#[test]
+fn thresholds_of_slimming() {
+    let cases = reference("ns_global_threshold");
+    for case in cases.as_array().unwrap() {
+        let scales: Vec<f32> = numbers(&case["gamma"]).into_iter().map(|gamma| gamma as f32).collect();
+        let threshold = slimming::threshold(scales.iter(), case["percent"].as_f64().unwrap());
+        assert_eq!(threshold, case["threshold"].as_f64().unwrap() as f32);
+        let kept: Vec<Value> = scales.iter().map(|scale| Value::from(*scale > threshold)).collect();
+        assert_eq!(&kept, case["keep"].as_array().unwrap());
+    }
+}
+
+#[test]
+fn copies_of_weights_in_sparse_group_l0() {
+    let horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
+    let cases = reference("rvsm_u_update");
+    for case in cases.as_array().unwrap() {
+        let (lambda, beta) = (case["lam"].as_f64().unwrap(), case["beta"].as_f64().unwrap());
+        for (key, penalty) in
+            [("u_l0", "penalty = 'l0'"), ("u_l1", "penalty = 'l1'"), ("u_tl1_a1", "penalty = 'tl1'\na = 1.0")]
+        {
+            let table = format!("lambda = {lambda:?}\nbeta = 2.5\nevery = 1\nend_epoch = 1\n{penalty}");
+            let scheduler = toml::from_str::<SparseGroupL0Config>(&table).unwrap().init(horizon).unwrap();
+            for (w, u) in numbers(&case["w"]).into_iter().zip(numbers(&case[key])) {
+                close(&format!("{key} of {w} at {beta}"), scheduler.copy(w, beta), u);
+            }
+        }
+    }
+}
+
+#[test]
+fn proximal_maps_of_groups() {
+    let cases = reference("prox_group_lasso");
+    for case in cases.as_array().unwrap() {
+        let mut filter: Vec<f32> = numbers(&case["w"]).into_iter().map(|w| w as f32).collect();
+        let size = if case["sqrt_group_size"].as_bool().unwrap() { filter.len() as f64 } else { 1.0 };
+        group_prox(&mut filter, case["mu"].as_f64().unwrap() * size.sqrt());
+        for (ours, theirs) in filter.into_iter().zip(numbers(&case["out"])) {
+            assert!((f64::from(ours) - theirs).abs() < 1e-6, "{ours} instead of {theirs}");
+        }
     }
 }

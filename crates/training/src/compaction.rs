@@ -1,9 +1,10 @@
 //! Channels in a network that is being trained: the scales they are ranked by, what they leave, and the step to a smaller
 //! network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bonsai_models::Network;
+use bonsai_pruning::GroupScales;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::constants::absorb;
 use bonsai_pruning::engine::Engine;
@@ -17,16 +18,56 @@ use crate::tensors::{HostTensor, Tensors};
 use crate::trainee::{Trainee, load_network};
 
 impl Trainee {
-    /// Adds the gradients of the scheduler's penalty on the scales of normalisations.
+    /// Adds the gradients of the scheduler's penalties on the scales of normalisations and on weights.
     pub(crate) fn penalise(&mut self, clock: &Clock, gradients: &mut Gradients) {
         let device = self.device.clone().inner();
-        for (group, path, scales) in self.scales() {
-            let mut penalty = vec![0.0; scales.len()];
-            self.engine.penalty(clock, &group, &scales, &mut penalty);
-            if let Some(gradient) = gradients.remove(&path) {
-                gradients.insert(path, gradient + parameters::to_device(penalty, &device));
+        let mut add = |name: String, penalty: Vec<f32>| {
+            if let Some(gradient) = gradients.remove(&name) {
+                gradients.insert(name, gradient + parameters::to_device(penalty, &device));
+            }
+        };
+        let (paths, mut groups): (Vec<String>, Vec<GroupScales>) = (self.scales().into_iter())
+            .map(|(group, path, scales)| (path, GroupScales { gradient: vec![0.0; scales.len()], group, scales }))
+            .unzip();
+        if !groups.is_empty() {
+            self.engine.penalty(clock, &mut groups);
+        }
+        paths.into_iter().zip(groups).for_each(|(path, group)| add(path, group.gradient));
+
+        let layers = self.engine.shaped_layers(clock);
+        for (layer, weights) in layers.iter().zip(parameters::weights(&self.network, &layers)) {
+            let mut penalty = vec![0.0; weights.len()];
+            self.engine.weight_penalty(clock, layer, &weights, &mut penalty);
+            add(layer.name.clone(), parameters::to_storage(layer, &penalty));
+        }
+    }
+
+    /// Lets the scheduler change the weights that it shapes.
+    pub(crate) fn shape_weights(&mut self, clock: &Clock) {
+        let layers = self.engine.shaped_layers(clock);
+        if layers.is_empty() {
+            return;
+        }
+        let device = self.device.clone().inner();
+        let mut changed = BTreeMap::new();
+        for (layer, before) in layers.iter().zip(parameters::weights(&self.network, &layers)) {
+            let mut after = before.clone();
+            self.engine.after_weight_step(clock, layer, &mut after);
+            if after != before {
+                let stored = parameters::to_storage(layer, &after);
+                changed.insert(layer.name.clone(), parameters::to_device(stored, &device));
             }
         }
+        self.replace(changed);
+    }
+
+    /// Sets the scales of all normalisations where the scheduler says so.
+    pub(crate) fn start_all_scales(&mut self) {
+        let Some(start) = self.engine.scheduler().initial_scale() else { return };
+        let scales: BTreeSet<String> = self.engine.all_scales().into_iter().collect();
+        self.network = parameters::map(self.network.clone(), |info, values| {
+            scales.contains(&info.name).then(|| values.ones_like() * start)
+        });
     }
 
     /// Reads the scales that the scheduler ranks channels by to the host, in one transfer: groups, paths and values.
@@ -59,6 +100,11 @@ impl Trainee {
                 changed.insert(path, parameters::to_device(after, &device));
             }
         }
+        self.replace(changed);
+    }
+
+    /// Replaces parameters, without what is masked of them.
+    fn replace(&mut self, mut changed: BTreeMap<String, Tensor<1>>) {
         if changed.is_empty() {
             return;
         }

@@ -103,12 +103,17 @@ impl Trainee {
         Ok(())
     }
 
-    /// Sets the scales that the scheduler starts from, draws its first masks and applies them.
+    /// Sets the scales that the scheduler starts from, draws its first masks and applies them; channels that it removes at
+    /// once are cut out.
     pub fn begin(&mut self) -> Change {
+        self.start_all_scales();
         self.change_scales(|engine, group, scales| engine.start_scales(group, scales));
         let weights = parameters::weights(&self.network, self.engine.layers());
         let change = self.engine.begin(&weights);
         self.apply(&change);
+        if self.engine.wants_compaction() {
+            self.compact();
+        }
         change
     }
 
@@ -165,11 +170,16 @@ impl Trainee {
         if let Some(norm) = self.options.clip_norm {
             clip(&mut gradients, norm);
         }
+        let range = self.engine.scheduler().scale_range(clock).map(|range| (self.engine.all_scales(), range));
         let Self { optimizer, options, masks, .. } = self;
         optimizer.begin_step();
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
             let values = optimizer.update(&info.name, clock.lr, options.decayed.contains(&info.name), values, gradient);
+            let values = match &range {
+                Some((scales, [least, most])) if scales.contains(&info.name) => values.clamp(*least, *most),
+                _ => values,
+            };
             Some(match masks.get(&info.name) {
                 Some(mask) => {
                     let _section = section(Part::Masks);
@@ -179,6 +189,7 @@ impl Trainee {
             })
         });
         self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));
+        self.shape_weights(clock);
     }
 
     /// Lets the engine prune and regrow, zeroes what was removed or has just been grown, and cuts removed channels away.

@@ -15,15 +15,16 @@
 //!
 //! Differs from the papers: during training instead of once after it; the score of a channel is the Euclidean norm of all
 //! weights that would go with it, those that make it and those that read it (Fang et al. 2023,
-//! <https://arxiv.org/abs/2301.12900>), where Li et al. sum the absolute weights of its filter; with
-//! `scope = "global"` scores are divided by their mean in the group. The cost is met from below: at most `m_t`.
+//! <https://arxiv.org/abs/2301.12900>), where Li et al. sum the absolute weights of its filter, which `norm = "l1"` does;
+//! with `scope = "global"` scores are divided by their mean in the group. The cost is met from below: at most `m_t`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cadence::Cadence;
 use crate::clock::{Clock, Horizon};
 use crate::scheduler::{About, Cut, Event, Removes, Scheduler};
-use crate::{check, curve};
+use crate::units::GroupView;
+use crate::{check, curve, score};
 
 /// The configuration of [`GroupMagnitude`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,20 @@ pub struct GroupMagnitudeConfig {
     /// Which channels compete with each other.
     #[serde(default)]
     pub scope: ChannelScope,
+    /// What a channel is scored by.
+    #[serde(default)]
+    pub norm: Norm,
+}
+
+/// What a channel is scored by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// The Euclidean norm of all weights that would go with it.
+    #[default]
+    L2,
+    /// The sum of the absolute weights of its filter, as Li et al. have it.
+    L1,
 }
 
 /// Which channels compete with each other.
@@ -98,6 +113,14 @@ impl Scheduler for GroupMagnitude {
             ChannelScope::Global => Cut::Global { macs },
         }))
     }
+
+    fn score_units(&mut self, view: &GroupView) -> Vec<f32> {
+        let scores = match self.config.norm {
+            Norm::L2 => view.norms(),
+            Norm::L1 => view.filter_sums(),
+        };
+        score::relative(&scores, view.kept)
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +136,7 @@ mod tests {
             end_epoch: 2.5,
             every: 10,
             scope: ChannelScope::Global,
+            norm: Norm::L1,
         };
         let scheduler = config.init(horizon).unwrap();
         let cuts: Vec<(u64, Cut)> = (1..=40)

@@ -16,6 +16,9 @@ static OPTIONAL: [(&str, Value); 8] = [
     ("scheduler.floor", Value::Float(0.0)),
 ];
 
+/// Keys of which a scheduler takes one: setting it takes the other's place.
+const ALTERNATIVES: [(&str, &str); 2] = [("scheduler.macs", "channels"), ("scheduler.channels", "macs")];
+
 /// Replaces one value of `table` by an assignment such as `optimizer.lr=0.05`.
 ///
 /// The section `[scheduler]` takes any key, because only the scheduler itself knows its own.
@@ -45,6 +48,9 @@ pub(super) fn apply_set(table: &mut Table, assignment: &str) -> Result<(), Strin
         None => table,
     };
     target.insert(key.to_string(), value);
+    for (_, other) in ALTERNATIVES.iter().filter(|(set, _)| *set == path) {
+        target.remove(*other);
+    }
     Ok(())
 }
 
@@ -127,6 +133,22 @@ mod tests {
         let mut table = table();
         apply_set(&mut table, "scheduler.drop=0.3").unwrap();
         assert_eq!(table["scheduler"]["drop"], Value::Float(0.3));
+    }
+
+    #[test]
+    fn a_cost_takes_the_place_of_a_share_of_channels() {
+        let mut table = table();
+        for (assignment, left) in [
+            ("scheduler.channels=0.4", "channels"),
+            ("scheduler.macs=0.5", "macs"),
+            ("scheduler.channels=0.3", "channels"),
+        ] {
+            apply_set(&mut table, assignment).unwrap();
+            let scheduler = table["scheduler"].as_table().unwrap();
+            let keys: Vec<&str> =
+                scheduler.keys().map(String::as_str).filter(|key| ["channels", "macs"].contains(key)).collect();
+            assert_eq!(keys, [left]);
+        }
     }
 
     #[test]
