@@ -29,6 +29,8 @@ minutes = 0.0
 const WEIGHTS: &str = "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1\nevery = 4\n";
 /// Tensors get smaller at every event.
 const CHANNELS: &str = "name = 'group-magnitude'\nmacs = 0.3\nend_epoch = 2\nevery = 4\n";
+/// The penalty of every step follows from the weights, and ends with a cut.
+const SHAPED: &str = "name = 'sparse-group-l0'\nlambda = 1e-3\nbeta = 1e-2\nevery = 4\nend_epoch = 1\nmacs = 0.5\n";
 
 fn start(experiment: &Path, out: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bonsai"))
@@ -69,6 +71,11 @@ fn twenty_kills_at_random_instants_change_nothing() {
 #[test]
 fn ten_kills_of_a_network_that_gets_smaller_change_nothing() {
     kills_change_nothing(CHANNELS, 10);
+}
+
+#[test]
+fn ten_kills_under_a_penalty_on_weights_change_nothing() {
+    kills_change_nothing(SHAPED, 10);
 }
 
 fn kills_change_nothing(scheduler: &str, all_kills: usize) {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! At `end_epoch` units go whose filter has a mean absolute weight of at most 1e-5 (or, with `macs`, those with the smallest
-//! mean of the whole network until the cost is met), the penalty ends, and training goes on.
+//! mean, divided by that of their group, of the whole network until the cost is met), the penalty ends, and training goes on.
 //!
 //! Only filters that make the units of prunable groups are penalised: the first convolution of each block of a residual
 //! network, as in the paper. `u` follows from the weights, so it is computed where it is read and kept nowhere: `β (w − u)` is
@@ -23,12 +23,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::check;
 use crate::clock::{Clock, Horizon};
 use crate::graph::LayerSpec;
 use crate::proximal::Penalty;
 use crate::scheduler::{About, Cut, Event, Removes, Scheduler};
 use crate::units::GroupView;
+use crate::{check, score};
 
 /// The mean absolute weight up to which a filter counts as zero.
 const ZERO: f32 = 1e-5;
@@ -192,7 +192,8 @@ impl Scheduler for SparseGroupL0 {
     fn score_units(&mut self, view: &GroupView) -> Vec<f32> {
         let means = view.filter_means();
         match self.config.macs {
-            Some(_) => means,
+            // Layers differ in the size of their weights from the start.
+            Some(_) => score::relative(&means, view.kept),
             None => means.into_iter().map(|mean| mean - ZERO).collect(),
         }
     }

@@ -3,6 +3,7 @@
 mod channels;
 mod devices;
 mod loop_ends;
+mod penalties;
 mod pytorch;
 mod steps;
 
