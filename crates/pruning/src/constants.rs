@@ -42,7 +42,8 @@ pub fn absorb<'a>(
             (0..node.width).map(|place| gone(place).then(|| constant(place))).collect()
         };
         let own: Vec<Option<f32>> = match &node.op {
-            Op::Input | Op::LayerNorm | Op::Output => vec![None; node.width],
+            // A layer normalisation has no constants: what it makes of a channel depends on the others.
+            Op::Input | Op::LayerNorm { .. } | Op::Embed { .. } | Op::Output => vec![None; node.width],
             Op::Layer { path, bias, padded } => {
                 let name = format!("{path}.weight");
                 let layer = graph.layers.iter().find(|layer| layer.name == name).expect("a coupling was derived");
@@ -65,6 +66,8 @@ pub fn absorb<'a>(
                 let values = if *bias { vector(&format!("{path}.bias")) } else { &[] };
                 removed(name, &|place| values.get(place).copied().unwrap_or(0.0))
             }
+            // Its channels go with those that it reads, one by one.
+            Op::Depthwise { path, .. } => removed(format!("{path}.weight"), &|_| 0.0),
             Op::BatchNorm { path } => {
                 let values = vector(&format!("{path}.beta"));
                 removed(format!("{path}.gamma"), &|place| values[place])
@@ -76,6 +79,8 @@ pub fn absorb<'a>(
                 let other = &constants[node.inputs[1]];
                 input().iter().zip(other).map(|(a, b)| Some((*a)? + (*b)?)).collect()
             }
+            Op::Concat => node.inputs.iter().flat_map(|input| constants[*input].iter().copied()).collect(),
+            Op::Select { places, .. } => places.iter().map(|place| input()[*place]).collect(),
             Op::Pad { front } => {
                 let mut padded = vec![Some(0.0); node.width];
                 padded[*front..front + input().len()].copy_from_slice(input());
