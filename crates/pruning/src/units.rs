@@ -93,6 +93,11 @@ impl Units {
         if options.round_to == 0 {
             return Err("`round_to` is 0, but must be at least 1".to_string());
         }
+        if options.groups.contains(&GroupKind::Embedding) && !options.compact {
+            return Err("`groups` names \"embedding\" and `compact` is false, but layer normalisation depends on how many features \
+                        there are: leave `compact` true"
+                .to_string());
+        }
         let channels = derive(graph, &options)?;
         let may = |group: &Group| {
             let spared = group

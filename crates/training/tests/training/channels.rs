@@ -1,7 +1,7 @@
 //! Channels that go: the masked network and the smaller one are the same, and stay so while they train.
 
 use bonsai_data::Batch;
-use bonsai_models::{Architecture, Network, Shortcut};
+use bonsai_models::{Architecture, Network, Shortcut, Sparsity};
 use bonsai_pruning::channels::{GroupKind, Role};
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_pruning::engine::{Engine, Options};
@@ -81,9 +81,9 @@ fn batch(input: [usize; 3], records: usize, key: u64) -> Batch {
     }
 }
 
-fn logits(network: &Network, batch: &Batch) -> Vec<f32> {
+fn logits(network: &Network, sparsity: &Sparsity, batch: &Batch) -> Vec<f32> {
     let images = Tensor::<4>::from_data(TensorData::new(batch.images.clone(), batch.shape), &Device::flex());
-    let logits = network.valid().forward(images);
+    let logits = network.valid().forward_sparse(images, sparsity);
     let length = logits.dims().iter().product::<usize>();
     to_host(logits.reshape([length]))
 }
@@ -142,9 +142,9 @@ fn a_network_gives_the_same_logits_before_and_after_channels_are_cut_out() {
             let units = half(&trainee, round);
             trainee.set_units(units);
             let (macs, kept, parameters) = (trainee.engine.macs(), trainee.engine.kept(), trainee.engine.parameters());
-            let masked = logits(&trainee.network, &batch);
+            let masked = logits(&trainee.network, trainee.sparsity(), &batch);
             trainee.compact();
-            assert_close(&logits(&trainee.network, &batch), &masked, 1e-5, &name);
+            assert_close(&logits(&trainee.network, trainee.sparsity(), &batch), &masked, 1e-5, &name);
             let graph = trainee.architecture().graph().unwrap();
             assert_eq!((macs, kept, parameters), (graph.macs(), graph.weights() as u64, graph.parameters), "{name}");
             assert_eq!((trainee.engine.macs(), trainee.engine.kept()), (macs, kept), "{name}");
@@ -200,11 +200,11 @@ fn constants_of_removed_channels_are_absorbed() {
         };
         trainee.network = without(&trainee.network, &makers);
         let batch = batch(architecture.input, 4, 1);
-        let before = logits(&trainee.network, &batch);
-        let silent = logits(&without(&trainee.network, &constants), &batch);
+        let before = logits(&trainee.network, trainee.sparsity(), &batch);
+        let silent = logits(&without(&trainee.network, &constants), trainee.sparsity(), &batch);
         let [exact, nearly] = trainee.set_units(units);
         trainee.compact();
-        let after = logits(&trainee.network, &batch);
+        let after = logits(&trainee.network, trainee.sparsity(), &batch);
         let scale = before.iter().fold(0.0f32, |max, x| max.max(x.abs()));
         let error = |other: &[f32]| before.iter().zip(other).fold(0.0f32, |max, (a, b)| max.max((a - b).abs())) / scale;
         let (with, without) = (error(&after), error(&silent));
