@@ -25,7 +25,7 @@
 //! [`batch_norm_train`] returns is computed by whatever comes next, block by block. Models need not know.
 //!
 //! Below them lie kernels on slices, without burn: [`maps`] is the layout (blocks of 16 images), [`conv`],
-//! [`mod@batch_norm`] and [`pooling`] do the work, [`simd`] chooses the instructions (`BONSAI_SIMD` forces some), and
+//! [`mod@depthwise`], [`mod@batch_norm`], [`pooling`] and [`planes`] do the work, [`simd`] chooses the instructions (`BONSAI_SIMD` forces some), and
 //! [`buffer`] is the memory. [`profile`] tells where a step's time goes. Results do not depend on the number of threads, but differ between instruction sets in the
 //! last bits.
 
@@ -39,6 +39,7 @@ pub mod batch_norm;
 mod bf16;
 pub mod buffer;
 pub mod conv;
+pub mod depthwise;
 pub mod elementwise;
 pub mod embedding;
 pub mod layer_norm;
@@ -47,6 +48,7 @@ pub mod maps;
 mod ops;
 pub mod panels;
 pub mod peak;
+pub mod planes;
 pub mod pooling;
 pub mod profile;
 pub mod simd;
@@ -55,6 +57,6 @@ pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
-    pad_shortcut, sparse_conv2d, sparse_linear,
+    Activation, Gradients, Normalised, Then, Tokens, average_pool, batch_norm, batch_norm_train, concat, conv2d,
+    depthwise, global_average, max_pool, pad_shortcut, select, sparse_conv2d, sparse_linear,
 };

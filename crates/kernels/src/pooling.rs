@@ -103,6 +103,48 @@ pub fn shortcut_gradient(maps: Maps, to: Maps, gradient: &[f32]) -> Buffer {
     out
 }
 
+/// Averages every 2×2 pixels; an odd last row or column is left out.
+pub fn average(maps: Maps, x: &[f32]) -> Buffer {
+    assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
+    let [images, channels, height, width] = maps.dims();
+    let to = Maps::new([images, channels, height / 2, width / 2]);
+    let mut out = Buffer::any(to.len());
+    let work = out.par_chunks_mut(to.plane()).zip(x.par_chunks(maps.plane()));
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (plane, x)| {
+        to.clear_margin(plane);
+        for y in 0..to.height {
+            let [upper, lower] = [0, 1].map(|row| x[maps.floats(2 * y + row)].chunks_exact(2 * LANES));
+            for ((out, upper), lower) in plane[to.floats(y)].chunks_exact_mut(LANES).zip(upper).zip(lower) {
+                for lane in 0..LANES {
+                    out[lane] = 0.25 * ((upper[lane] + upper[LANES + lane]) + (lower[lane] + lower[LANES + lane]));
+                }
+            }
+        }
+    });
+    out
+}
+
+/// Returns the gradient of an average pool's input, given that of its output of shape `to`.
+pub fn average_gradient(maps: Maps, to: Maps, gradient: &[f32]) -> Buffer {
+    assert_eq!(gradient.len(), to.len(), "gradient of {:?}", to.dims());
+    let mut out = Buffer::any(maps.len());
+    let work = out.par_chunks_mut(maps.plane()).zip(gradient.par_chunks(to.plane()));
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (plane, gradient)| {
+        plane.fill(0.0);
+        for y in 0..2 * to.height {
+            let pixels = plane[maps.floats(y)].chunks_exact_mut(2 * LANES);
+            for (out, gradient) in pixels.zip(gradient[to.floats(y / 2)].chunks_exact(LANES)) {
+                for lane in 0..LANES {
+                    let share = 0.25 * gradient[lane];
+                    out[lane] = share;
+                    out[LANES + lane] = share;
+                }
+            }
+        }
+    });
+    out
+}
+
 /// Takes the largest of every 2×2 pixels; an odd last row or column is left out.
 pub fn max(maps: Maps, x: &[f32]) -> Buffer {
     assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());

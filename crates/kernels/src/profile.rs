@@ -31,6 +31,8 @@ pub enum Part {
     DataSparse,
     /// Weight gradient of a convolution, sparse kernels.
     WeightSparse,
+    /// Depthwise convolution, both ways.
+    Depthwise,
     /// Batch normalisation with rectifier and residual, both ways.
     Normalisation,
     /// Pooling and the shortcut without parameters, both ways.
@@ -62,13 +64,14 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order of a table.
-    pub const ALL: [Part; 19] = [
+    pub const ALL: [Part; 20] = [
         Part::ForwardDense,
         Part::DataDense,
         Part::WeightDense,
         Part::ForwardSparse,
         Part::DataSparse,
         Part::WeightSparse,
+        Part::Depthwise,
         Part::Normalisation,
         Part::Pooling,
         Part::Layout,
@@ -93,6 +96,7 @@ impl Part {
             Part::ForwardSparse => "sparse convolution forward",
             Part::DataSparse => "sparse convolution data gradient",
             Part::WeightSparse => "sparse convolution weight gradient",
+            Part::Depthwise => "depthwise convolution",
             Part::Normalisation => "batch norm, rectifier, residual",
             Part::Pooling => "pooling, shortcut",
             Part::Layout => "layout",

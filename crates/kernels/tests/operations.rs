@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bonsai_kernels::{
-    Activation, Gradients, Pattern, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool, pad_shortcut,
-    sparse_conv2d,
+    Activation, Gradients, Pattern, Then, average_pool, batch_norm, batch_norm_train, concat, conv2d, depthwise,
+    global_average, max_pool, pad_shortcut, select, sparse_conv2d,
 };
+use burn::tensor::module::{avg_pool2d, conv2d as burns_conv2d, max_pool2d};
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
-use burn::tensor::module::{conv2d as burns_conv2d, max_pool2d};
-use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
-use burn::tensor::{Device, Tensor, TensorData, activation::relu, s};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::relu, s};
 use proptest::prelude::*;
 use rand::RngExt;
 
@@ -125,7 +125,39 @@ fn check_pooling(dims: [usize; 4], more: usize) {
         if height > 1 && width > 1 {
             let ours = results(max_pool(Activation::new(x.clone())).into_nchw(), &[&x], &[]);
             close(&ours, &results(max_pool2d(x.clone(), MaxPoolOptions::new([2, 2])), &[&x], &[]));
+
+            let ours = results(average_pool(Activation::new(x.clone())).into_nchw(), &[&x], &[]);
+            let options = AvgPoolOptions::new([2, 2]);
+            close(&ours, &results(avg_pool2d(x.clone(), options), &[&x], &[]));
         }
+    }
+}
+
+fn check_depthwise(dims: [usize; 4], kernel: usize, stride: usize) {
+    for device in devices() {
+        let x = random(dims, "x", &device);
+        let weight = random([dims[1], 1, kernel, kernel], "weight", &device);
+        let y = depthwise(Activation::new(x.clone()), weight.clone(), stride).into_nchw();
+        let ours = results(y, &[&x, &weight], &[]);
+        let options = ConvOptions::new([stride; 2], [kernel / 2; 2], [1, 1], dims[1]);
+        close(&ours, &results(burns_conv2d(x.clone(), weight.clone(), None, options), &[&x, &weight], &[]));
+    }
+}
+
+fn check_planes([images, channels, height, width]: [usize; 4], more: usize) {
+    for device in devices() {
+        let x = random([images, channels, height, width], "x", &device);
+        let y = random([images, more, height, width], "y", &device);
+        let joined = concat(Activation::new(x.clone()), Activation::new(y.clone())).into_nchw();
+        let burns = Tensor::cat(vec![x.clone(), y.clone()], 1);
+        close(&results(joined, &[&x, &y], &[]), &results(burns, &[&x, &y], &[]));
+
+        // Every second channel, the last ones first.
+        let places: Vec<usize> = (0..channels).rev().step_by(2).collect();
+        let picked = select(Activation::new(x.clone()), &places).into_nchw();
+        let indices: Vec<i32> = places.iter().map(|place| *place as i32).collect();
+        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
+        close(&results(picked, &[&x], &[]), &results(x.clone().select(1, indices), &[&x], &[]));
     }
 }
 
@@ -140,6 +172,22 @@ proptest! {
         bias in any::<bool>(),
     ) {
         check_conv([images, inputs, height, width], outputs, kernel, stride, padding, bias);
+    }
+
+    #[test]
+    fn depthwise_convolutions_are_those_of_burn(
+        (images, channels, height, width) in (1usize..36, 1usize..8, 1usize..10, 1usize..10),
+        (kernel, stride) in prop_oneof![Just((3, 1)), Just((3, 2)), Just((5, 1)), Just((1, 2)), Just((3, 3))],
+    ) {
+        check_depthwise([images, channels, height, width], kernel, stride);
+    }
+
+    #[test]
+    fn channels_are_joined_and_picked_as_by_burn(
+        (images, channels, height, width) in (1usize..36, 1usize..8, 1usize..6, 1usize..6),
+        more in 1usize..5,
+    ) {
+        check_planes([images, channels, height, width], more);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bonsai_pruning::channels::Channels;
 use serde::{Deserialize, Serialize};
 
 use crate::zoo::{self, Model};
-use crate::{lenet5, mlp, resnet, resnet_cifar, vgg, vit};
+use crate::{densenet, lenet5, mlp, mobilenet, preresnet, resnet, resnet_cifar, tas, vgg, vit};
 
 /// How a CIFAR ResNet joins stages of different width.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +146,10 @@ impl Architecture {
         let graph = match model {
             Model::ResNetCifar(blocks) => resnet_cifar::graph(self, blocks),
             Model::ResNet(depth) => resnet::graph(self, depth),
+            Model::PreResNet(blocks) => preresnet::graph(self, blocks),
+            Model::DenseNet(size) => densenet::graph(self, size),
+            Model::MobileNetV2 => mobilenet::graph(self),
+            Model::Tas(shape) => tas::graph(self, shape),
             Model::Vgg(column) => vgg::graph(self, column),
             Model::Vit(size) => vit::graph(self, size),
             Model::LeNet5 => lenet5::graph(self),
@@ -186,6 +190,17 @@ impl Architecture {
             Model::ResNetCifar(_) => (resnet_cifar::SMALLEST, "it is halved twice"),
             Model::ResNet(_) if self.stem == Stem::ImageNet => (resnet::SMALLEST_IMAGENET, "it is halved five times"),
             Model::ResNet(_) => (resnet::SMALLEST_CIFAR, "it is halved three times"),
+            Model::PreResNet(_) => (preresnet::SMALLEST, "it is halved twice"),
+            Model::DenseNet(_) => (densenet::SMALLEST, "it is halved twice"),
+            Model::MobileNetV2 => (mobilenet::SMALLEST, "it is halved three times"),
+            Model::Tas(_) if !size.is_multiple_of(tas::MULTIPLE) => {
+                return Err(format!(
+                    "{side} = {size} must be a multiple of {} for {}, since it is halved twice by pools",
+                    tas::MULTIPLE,
+                    self.name
+                ));
+            }
+            Model::Tas(_) => (tas::MULTIPLE, "it is halved twice"),
             Model::Vgg(_) => (vgg::SMALLEST, "it is halved four times and averaged over 2x2"),
             Model::LeNet5 => (lenet5::SMALLEST, "two 5x5 convolutions without padding and two pools must fit"),
             Model::Mlp => (1, "an image has pixels"),
@@ -210,9 +225,11 @@ impl Architecture {
         if self.kept.is_empty() {
             return Ok(());
         }
-        let full = Channels::derive(&self.full().graph()?)?;
+        let graph = self.full().graph()?;
+        let (coupled, selected) = (Channels::derive(&graph)?, Channels::derive_selected(&graph)?);
+        let find = |channels: &Channels, name: &str| channels.groups.iter().find(|group| group.name == *name).cloned();
         for (name, units) in &self.kept {
-            let group = full.groups.iter().find(|group| group.name == *name);
+            let group = find(&coupled, name).or_else(|| find(&selected, name));
             let group =
                 group.ok_or_else(|| format!("kept names {name:?}, which is no channel group of {}", self.name))?;
             let rising = units.windows(2).all(|pair| pair[0] < pair[1]);
@@ -223,6 +240,15 @@ impl Architecture {
                     group.units - 1
                 ));
             }
+        }
+        let only = |one: &Channels, other: &Channels| {
+            self.kept.keys().find(|name| find(one, name).is_some() && find(other, name).is_none())
+        };
+        if let (Some(stream), Some(selection)) = (only(&coupled, &selected), only(&selected, &coupled)) {
+            return Err(format!(
+                "kept names {stream:?} and {selection:?}, but layers select from streams that stay whole: only one of the two \
+                 can be cut"
+            ));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{Graph, Kind, LayerSpec};
 
-use crate::layers::{Conv2dConfig, LinearConfig};
+use crate::layers::{Conv2dConfig, DepthwiseConfig, LinearConfig};
 
 /// A graph in the making: a model tells its forward pass, with its layers in the order of its fields.
 pub(crate) struct Ledger {
@@ -37,6 +37,14 @@ impl Ledger {
         self.node(op, &[x], conv.outputs, map)
     }
 
+    /// Lists a depthwise convolution.
+    pub(crate) fn depthwise(&mut self, path: &str, conv: DepthwiseConfig, x: Value) -> Value {
+        let map = conv.output(x.map);
+        self.layer(path, Kind::Conv, vec![conv.channels, 1, conv.kernel, conv.kernel], false, map[0] * map[1]);
+        let op = Op::Depthwise { path: path.to_string(), padded: conv.kernel > 1 };
+        self.node(op, &[x], conv.channels, map)
+    }
+
     /// Lists a linear layer that is applied to `tokens` vectors of every image.
     pub(crate) fn linear(&mut self, path: &str, linear: LinearConfig, tokens: usize, x: Value) -> Value {
         self.layer(path, Kind::Linear, vec![linear.outputs, linear.inputs], linear.bias, tokens);
@@ -51,9 +59,16 @@ impl Ledger {
     }
 
     /// Lists a layer normalisation.
-    pub(crate) fn layer_norm(&mut self, x: Value) -> Value {
+    pub(crate) fn layer_norm(&mut self, path: &str, x: Value) -> Value {
         self.parameters(2 * x.width);
-        self.node(Op::LayerNorm, &[x], x.width, x.map)
+        self.node(Op::LayerNorm { path: path.to_string() }, &[x], x.width, x.map)
+    }
+
+    /// Lists the turning of maps into `tokens` tokens, with a class token in front and positions added.
+    pub(crate) fn embed(&mut self, class_token: &str, positions: &str, tokens: usize, x: Value) -> Value {
+        self.parameters(x.width + tokens * x.width);
+        let op = Op::Embed { class_token: class_token.to_string(), positions: positions.to_string(), tokens };
+        self.node(op, &[x], x.width, x.map)
     }
 
     /// Lists a rectifier.
@@ -69,6 +84,28 @@ impl Ledger {
     /// Lists a pool and the size of its maps.
     pub(crate) fn pool(&mut self, x: Value, map: [usize; 2]) -> Value {
         self.node(Op::Pool, &[x], x.width, map)
+    }
+
+    /// Lists an average over every 2×2 pixels.
+    pub(crate) fn average_pool(&mut self, x: Value) -> Value {
+        self.pool(x, x.map.map(|side| side / 2))
+    }
+
+    /// Lists the average of every map.
+    pub(crate) fn global_average(&mut self, x: Value) -> Value {
+        self.pool(x, [1, 1])
+    }
+
+    /// Lists the channels of `b` behind those of `a`.
+    pub(crate) fn concat(&mut self, a: Value, b: Value) -> Value {
+        self.node(Op::Concat, &[a, b], a.width + b.width, a.map)
+    }
+
+    /// Lists a selection of channels; all of them without `places`.
+    pub(crate) fn select(&mut self, path: &str, places: Option<&[usize]>, x: Value) -> Value {
+        let places = places.map_or_else(|| (0..x.width).collect(), <[usize]>::to_vec);
+        let width = places.len();
+        self.node(Op::Select { path: path.to_string(), places }, &[x], width, x.map)
     }
 
     /// Lists a sum.
@@ -94,8 +131,7 @@ impl Ledger {
         self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map)
     }
 
-    /// Lists parameters that belong to no layer, such as embeddings.
-    pub(crate) fn parameters(&mut self, count: usize) {
+    fn parameters(&mut self, count: usize) {
         self.graph.parameters += count as u64;
     }
 

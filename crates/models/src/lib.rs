@@ -14,12 +14,16 @@
 //! assert_eq!((graph.parameters, graph.macs()), (269_722, 40_551_040));
 //! ```
 
+pub mod densenet;
 pub mod init;
 pub mod layers;
 pub mod lenet5;
 pub mod mlp;
+pub mod mobilenet;
+pub mod preresnet;
 pub mod resnet;
 pub mod resnet_cifar;
+pub mod tas;
 pub mod vgg;
 pub mod vit;
 

@@ -4,12 +4,16 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::architecture::Architecture;
+use crate::densenet::DenseNet;
 use crate::init::Init;
 use crate::layers::Sparsity;
 use crate::lenet5::LeNet5;
 use crate::mlp::Mlp;
+use crate::mobilenet::MobileNetV2;
+use crate::preresnet::PreResNet;
 use crate::resnet::ResNet;
 use crate::resnet_cifar::ResNetCifar;
+use crate::tas::Tas;
 use crate::vgg::Vgg;
 use crate::vit::Vit;
 use crate::zoo::Model;
@@ -25,6 +29,14 @@ pub enum Network {
     ResNetCifar(ResNetCifar),
     /// A ResNet of the ImageNet kind.
     ResNet(ResNet),
+    /// A pre-activation ResNet.
+    PreResNet(PreResNet),
+    /// A DenseNet.
+    DenseNet(DenseNet),
+    /// MobileNetV2.
+    MobileNetV2(MobileNetV2),
+    /// A ResNet whose shape was searched.
+    Tas(Tas),
     /// A VGG network.
     Vgg(Vgg),
     /// A vision transformer.
@@ -47,6 +59,10 @@ impl Network {
         Ok(match architecture.model()? {
             Model::ResNetCifar(blocks) => Network::ResNetCifar(ResNetCifar::new(architecture, blocks, &init)),
             Model::ResNet(depth) => Network::ResNet(ResNet::new(architecture, depth, &init)),
+            Model::PreResNet(blocks) => Network::PreResNet(PreResNet::new(architecture, blocks, &init)),
+            Model::DenseNet(size) => Network::DenseNet(DenseNet::new(architecture, size, &init)),
+            Model::MobileNetV2 => Network::MobileNetV2(MobileNetV2::new(architecture, &init)),
+            Model::Tas(shape) => Network::Tas(Tas::new(architecture, shape, &init)),
             Model::Vgg(column) => Network::Vgg(Vgg::new(architecture, column, &init)),
             Model::Vit(size) => Network::Vit(Vit::new(architecture, size, &init)),
             Model::LeNet5 => Network::LeNet5(LeNet5::new(architecture, &init)),
@@ -65,6 +81,10 @@ impl Network {
         match self {
             Network::ResNetCifar(network) => network.forward(images, sparsity),
             Network::ResNet(network) => network.forward(images, sparsity),
+            Network::PreResNet(network) => network.forward(images, sparsity),
+            Network::DenseNet(network) => network.forward(images, sparsity),
+            Network::MobileNetV2(network) => network.forward(images, sparsity),
+            Network::Tas(network) => network.forward(images, sparsity),
             Network::Vgg(network) => network.forward(images, sparsity),
             Network::Vit(network) => network.forward(images, sparsity),
             Network::LeNet5(network) => network.forward(images, sparsity),

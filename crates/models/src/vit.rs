@@ -10,12 +10,15 @@
 //! Differs from the paper: no dropout and no hidden layer before the classifier. `vit-cifar` is ours to choose: patch 4,
 //! width 192, 9 blocks, 12 heads, hidden width 384. The scale of attention stays that of the full head when heads are
 //! made narrower.
+//!
+//! Features of the embedding can go from all blocks at once; layer normalisation is then taken over those that are left, also
+//! where they are masked ([`Sparsity::insert_norm`]).
 
 use bonsai_pruning::Graph;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::architecture::Architecture;
 use crate::init::{Fans, Init, Scheme};
@@ -53,7 +56,8 @@ pub struct Vit {
 impl Vit {
     pub(crate) fn new(architecture: &Architecture, size: &Size, init: &Init) -> Self {
         let fans = Fans { fan_in: 1, fan_out: 1 };
-        let embedding = |name, tokens| init.weight(name, [1, tokens, size.width], SCHEME, fans);
+        let width = size.embedding(architecture);
+        let embedding = |name, tokens| init.weight(name, [1, tokens, width], SCHEME, fans);
         let at = init.at("blocks");
         Self {
             patch_embed: PatchEmbed {
@@ -62,7 +66,7 @@ impl Vit {
             cls_token: embedding("cls_token", 1),
             pos_embed: embedding("pos_embed", size.tokens(architecture)),
             blocks: (0..size.blocks).map(|i| size.block(architecture, i).init(&at.at(i))).collect(),
-            norm: layer_norm(size.width, init.device()),
+            norm: layer_norm(width, init.device()),
             head: size.head(architecture).init(&init.at("head"), SCHEME),
         }
     }
@@ -73,29 +77,33 @@ impl Vit {
         let x = Tokens::embed(patches, self.cls_token.val(), self.pos_embed.val());
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
         // Layer normalisation treats each token alone, so that of the class token is enough.
-        self.head.forward(self.norm.forward(x.first()), sparsity)
+        let x = match sparsity.features(&self.norm.gamma) {
+            None => self.norm.forward(x.first()),
+            Some(kept) => normalise_some(x.first(), &self.norm, kept),
+        };
+        self.head.forward(x, sparsity)
     }
 }
 
 pub(crate) fn graph(architecture: &Architecture, size: &Size) -> Graph {
     let tokens = size.tokens(architecture);
     let (mut ledger, image) = Ledger::new(architecture.input);
-    ledger.parameters(size.width + tokens * size.width);
-    let mut x = ledger.conv("patch_embed.proj", size.patches(architecture), image);
+    let x = ledger.conv("patch_embed.proj", size.patches(architecture), image);
+    let mut x = ledger.embed("cls_token", "pos_embed", tokens, x);
     for i in 0..size.blocks {
         let block = size.block(architecture, i);
-        let y = ledger.layer_norm(x);
+        let y = ledger.layer_norm(&format!("blocks.{i}.norm1"), x);
         let y = ledger.linear(&format!("blocks.{i}.attn.qkv"), block.qkv(), tokens, y);
         let y = ledger.attention(&format!("blocks.{i}.attn"), block.heads, block.heads * block.value, tokens, y);
         let y = ledger.linear(&format!("blocks.{i}.attn.proj"), block.proj(), tokens, y);
         x = ledger.add(x, y);
-        let y = ledger.layer_norm(x);
+        let y = ledger.layer_norm(&format!("blocks.{i}.norm2"), x);
         let y = ledger.linear(&format!("blocks.{i}.mlp.fc1"), block.fc1(), tokens, y);
         let y = ledger.gelu(y);
         let y = ledger.linear(&format!("blocks.{i}.mlp.fc2"), block.fc2(), tokens, y);
         x = ledger.add(x, y);
     }
-    let x = ledger.layer_norm(x);
+    let x = ledger.layer_norm("norm", x);
     let x = ledger.linear("head", size.head(architecture), 1, x);
     ledger.finish(x)
 }
@@ -106,15 +114,20 @@ impl Size {
         architecture.map().map(|side| side / self.patch).iter().product::<usize>() + 1
     }
 
+    /// Returns the number of features of a token.
+    fn embedding(&self, architecture: &Architecture) -> usize {
+        architecture.width("patch_embed.proj", self.width)
+    }
+
     fn patches(&self, architecture: &Architecture) -> Conv2dConfig {
-        Conv2dConfig::new(architecture.input[0], self.width, self.patch)
+        Conv2dConfig::new(architecture.input[0], self.embedding(architecture), self.patch)
             .with_stride(self.patch)
             .without_padding()
             .with_bias()
     }
 
     fn head(&self, architecture: &Architecture) -> LinearConfig {
-        LinearConfig::new(self.width, architecture.classes)
+        LinearConfig::new(self.embedding(architecture), architecture.classes)
     }
 
     /// Returns the shape of block `i`.
@@ -122,7 +135,7 @@ impl Size {
         let width = |group, full| architecture.width(&format!("blocks.{i}.{group}"), full);
         let full = self.width / self.heads;
         BlockConfig {
-            width: self.width,
+            width: self.embedding(architecture),
             heads: width("attn.heads", self.heads),
             key: width("attn.qk", full),
             value: width("attn.v", full),
@@ -182,9 +195,29 @@ fn layer_norm(width: usize, device: &Device) -> LayerNorm {
     LayerNormConfig::new(width).with_epsilon(EPSILON).init(device)
 }
 
-fn normalise(norm: &LayerNorm, x: Tokens) -> Tokens {
-    let beta = norm.beta.as_ref().expect("layer normalisation with a shift");
-    x.layer_norm(norm.gamma.val(), beta.val(), EPSILON)
+fn normalise(norm: &LayerNorm, x: Tokens, sparsity: &Sparsity) -> Tokens {
+    match sparsity.features(&norm.gamma) {
+        None => x.layer_norm(norm.gamma.val(), shift(norm), EPSILON),
+        Some(kept) => Tokens::new(normalise_some(x.into_tensor(), norm, kept)),
+    }
+}
+
+/// Normalises the features that are kept by their own mean and variance; the others become zeros, as their scale and shift
+/// are.
+fn normalise_some<const D: usize>(x: Tensor<D>, norm: &LayerNorm, kept: &[bool]) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[D - 1] = kept.len();
+    let flags = kept.iter().map(|kept| if *kept { 1.0f32 } else { 0.0 }).collect();
+    let mask = Tensor::<D>::from_data(TensorData::new(flags, shape), &x.device());
+    let count = kept.iter().filter(|kept| **kept).count() as f64;
+    let mean = (x.clone() * mask.clone()).sum_dim(D - 1) / count;
+    let centred = (x - mean) * mask;
+    let variance = (centred.clone() * centred.clone()).sum_dim(D - 1) / count;
+    centred / (variance + EPSILON).sqrt() * norm.gamma.val().reshape(shape) + shift(norm).reshape(shape)
+}
+
+fn shift(norm: &LayerNorm) -> Tensor<1> {
+    norm.beta.as_ref().expect("layer normalisation with a shift").val()
 }
 
 /// The embedding of patches.
@@ -204,8 +237,8 @@ pub struct Block {
 
 impl Block {
     fn forward(&self, x: Tokens, sparsity: &Sparsity) -> Tokens {
-        let x = self.attn.forward(normalise(&self.norm1, x.clone()), x, sparsity);
-        self.mlp.forward(normalise(&self.norm2, x.clone()), x, sparsity)
+        let x = self.attn.forward(normalise(&self.norm1, x.clone(), sparsity), x, sparsity);
+        self.mlp.forward(normalise(&self.norm2, x.clone(), sparsity), x, sparsity)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lists the models by name.
 
-use crate::{resnet, vgg, vit};
+use crate::{densenet, resnet, tas, vgg, vit};
 
 /// A model of the zoo with the numbers that its name stands for.
 #[derive(Clone, Copy)]
@@ -9,6 +9,14 @@ pub(crate) enum Model {
     ResNetCifar(usize),
     /// A ResNet of the ImageNet kind.
     ResNet(&'static resnet::Depth),
+    /// A pre-activation ResNet, by blocks per stage.
+    PreResNet(usize),
+    /// A DenseNet.
+    DenseNet(densenet::Size),
+    /// MobileNetV2.
+    MobileNetV2,
+    /// A ResNet whose shape was searched.
+    Tas(tas::Shape),
     /// A VGG network.
     Vgg(vgg::Column),
     /// A vision transformer.
@@ -28,9 +36,16 @@ const MODELS: &[(&str, Model)] = &[
     ("resnet18", Model::ResNet(&resnet::RESNET18)),
     ("resnet34", Model::ResNet(&resnet::RESNET34)),
     ("resnet50", Model::ResNet(&resnet::RESNET50)),
+    ("preresnet164", Model::PreResNet(18)),
+    ("densenet40", Model::DenseNet(densenet::DENSENET40)),
+    ("mobilenetv2", Model::MobileNetV2),
+    ("tas-c10-resnet20", Model::Tas(tas::C10_RESNET20)),
+    ("tas-c10-resnet32", Model::Tas(tas::C10_RESNET32)),
+    ("tas-c100-resnet56", Model::Tas(tas::C100_RESNET56)),
     ("vgg11", Model::Vgg(vgg::VGG11)),
     ("vgg13", Model::Vgg(vgg::VGG13)),
     ("vgg16", Model::Vgg(vgg::VGG16)),
+    ("vgg16-linear", Model::Vgg(vgg::VGG16_LINEAR)),
     ("vgg19", Model::Vgg(vgg::VGG19)),
     ("vit-ti16", Model::Vit(&vit::TI16)),
     ("vit-s16", Model::Vit(&vit::S16)),

@@ -2,7 +2,7 @@
 
 use bonsai_models::{Architecture, Network, Shortcut, names};
 use bonsai_pruning::channels::{Channels, Group, GroupKind, Role};
-use bonsai_pruning::graph::Op;
+use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{Graph, Mask};
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
@@ -127,8 +127,139 @@ fn heads_and_their_dimensions_are_groups_of_their_own() {
         ]
     );
     assert_eq!(group(&channels, "blocks.0.mlp.fc1").units, 384);
-    // Layer normalisation keeps the embedding whole.
-    assert_eq!(channels.groups.len(), 4 * 9);
+    // Besides four groups a block there is the embedding.
+    assert_eq!(channels.groups.len(), 4 * 9 + 1);
+    // The reference's three heads of four, and what goes with one of them or with a dimension.
+    let small = heads_of_four();
+    let coupling = reference("coupling");
+    let numbers = |case: &Value, field: &str| -> Vec<usize> { serde_json::from_value(case[field].clone()).unwrap() };
+    let at = |group: &str, units: &[usize], what: &str| {
+        let all = places(small.groups.iter().find(|known| known.name == group).unwrap(), units);
+        all.into_iter().find(|(name, _)| name == what).map(|(_, places)| places).unwrap()
+    };
+    let case = &coupling["vit_head_removal"];
+    let heads = numbers(case, "remove_heads");
+    assert_eq!(at("attn.heads", &heads, "qkv.weight out"), numbers(case, "qkv_out_pruned"));
+    assert_eq!(at("attn.heads", &heads, "proj.weight in"), numbers(case, "proj_in_pruned"));
+    let case = &coupling["vit_head_dim_pruning"];
+    let dims = numbers(case, "dims_removed_in_every_head");
+    assert_eq!(
+        at("attn.qk", &dims, "qkv.weight out"),
+        [numbers(case, "q_out_pruned"), numbers(case, "k_out_pruned")].concat()
+    );
+    assert_eq!(at("attn.v", &dims, "qkv.weight out"), numbers(case, "v_out_pruned"));
+    assert_eq!(at("attn.v", &dims, "proj.weight in"), numbers(case, "proj_in_pruned"));
+}
+
+/// The channels of attention with three heads of four dimensions.
+fn heads_of_four() -> Channels {
+    let layer = |name: &str, shape: [usize; 2]| bonsai_pruning::LayerSpec {
+        name: format!("{name}.weight"),
+        kind: bonsai_pruning::Kind::Linear,
+        shape: shape.to_vec(),
+        macs: 0,
+    };
+    let linear = |path: &str| Op::Layer { path: path.into(), bias: true, padded: false };
+    let attention = Op::Attention { path: "attn".into(), heads: 3, tokens: 5 };
+    let nodes = [(Op::Input, 12), (linear("qkv"), 36), (attention, 12), (linear("proj"), 12), (Op::Output, 12)];
+    let node = |(i, (op, width)): (usize, (Op, usize))| Node { op, inputs: (0..i).rev().take(1).collect(), width };
+    let graph = Graph {
+        layers: vec![layer("qkv", [36, 12]), layer("proj", [12, 12])],
+        nodes: nodes.into_iter().enumerate().map(node).collect(),
+        ..Graph::default()
+    };
+    Channels::derive(&graph).unwrap()
+}
+
+#[test]
+fn the_embedding_is_one_group() {
+    let channels = channels(&cifar("vit-cifar"));
+    let embedding = group(&channels, "patch_embed.proj");
+    assert_eq!((embedding.kind, embedding.units), (GroupKind::Embedding, 192));
+    let mut members: Vec<(String, usize)> =
+        embedding.members.iter().map(|member| (member.parameter.clone(), member.axis)).collect();
+    members.sort();
+    let mut expected: Vec<(String, usize)> = Vec::new();
+    let mut expect = |parameter: String, axis| expected.push((parameter, axis));
+    for (name, axis) in
+        [("patch_embed.proj.weight", 0), ("patch_embed.proj.bias", 0), ("cls_token", 2), ("pos_embed", 2)]
+    {
+        expect(name.to_string(), axis);
+    }
+    for (name, axis) in [("norm.gamma", 0), ("norm.beta", 0), ("head.weight", 1)] {
+        expect(name.to_string(), axis);
+    }
+    for i in 0..9 {
+        for (name, axis) in [
+            ("norm1.gamma", 0),
+            ("norm1.beta", 0),
+            ("attn.qkv.weight", 1),
+            ("attn.proj.weight", 0),
+            ("attn.proj.bias", 0),
+            ("norm2.gamma", 0),
+            ("norm2.beta", 0),
+            ("mlp.fc1.weight", 1),
+            ("mlp.fc2.weight", 0),
+            ("mlp.fc2.bias", 0),
+        ] {
+            expect(format!("blocks.{i}.{name}"), axis);
+        }
+    }
+    expected.sort();
+    assert_eq!(members, expected);
+}
+
+#[test]
+fn concatenated_channels_keep_their_place_in_every_later_layer() {
+    // The offsets of the reference, which are those of the first layers of a DenseNet.
+    let concat = &reference("coupling")["concat"];
+    let channels = channels(&cifar("densenet40"));
+    let makers = ["conv", "blocks.0.layers.0.conv", "blocks.0.layers.1.conv"];
+    for case in concat["cases"].as_array().unwrap() {
+        let numbers = |field: &str| -> Vec<usize> { serde_json::from_value(case[field].clone()).unwrap() };
+        let group = group(&channels, makers[case["src"].as_u64().unwrap() as usize]);
+        assert_eq!(group.kind, GroupKind::Stream);
+        let found = places(group, &numbers("pruned"));
+        let at = |what: &str| found.iter().find(|(name, _)| name == what).map(|(_, places)| places.clone());
+        for later in ["blocks.0.layers.2.conv", "blocks.0.layers.11.conv", "blocks.0.transition.conv"] {
+            assert_eq!(at(&format!("{later}.weight in")), Some(numbers("dst_pruned")), "{later}");
+        }
+        assert_eq!(at("blocks.1.layers.0.conv.weight in"), None, "the transition mixes all channels");
+    }
+    // All makers: the first convolution, 36 layers, two transitions.
+    assert_eq!(channels.groups.len(), 1 + 36 + 2);
+}
+
+#[test]
+fn layers_may_pick_from_streams_instead() {
+    let kinds = |channels: &Channels, kind| channels.groups.iter().filter(|group| group.kind == kind).count();
+    let dense = Channels::derive_selected(&cifar("densenet40").graph().unwrap()).unwrap();
+    // Every layer, both transitions, and the normalisation in front of the classifier.
+    assert_eq!((dense.groups.len(), kinds(&dense, GroupKind::Selection)), (39, 39));
+    assert_eq!(dense.groups.iter().map(|group| group.units).sum::<usize>(), 9360, "the indices of network slimming");
+    let residual = Channels::derive_selected(&cifar("preresnet164").graph().unwrap()).unwrap();
+    let picked = residual.groups.iter().filter(|group| group.kind == GroupKind::Selection);
+    assert_eq!(picked.map(|group| group.units).sum::<usize>(), 8080, "likewise");
+    assert_eq!((kinds(&residual, GroupKind::Selection), kinds(&residual, GroupKind::Inner)), (55, 2 * 54));
+    let coupled = channels(&cifar("preresnet164"));
+    assert_eq!((kinds(&coupled, GroupKind::Stream), kinds(&coupled, GroupKind::Inner)), (4, 2 * 54));
+    let first = places(group(&residual, "blocks.1.pre.select"), &[3]);
+    assert_eq!(first, [("blocks.1.conv1.weight in".to_string(), vec![3])]);
+}
+
+#[test]
+fn a_depthwise_kernel_goes_with_its_channel() {
+    let channels = channels(&cifar("mobilenetv2"));
+    let hidden = group(&channels, "blocks.1.expand");
+    assert_eq!((hidden.kind, hidden.units), (GroupKind::Inner, 96));
+    let parameters: Vec<(&str, usize)> =
+        hidden.members.iter().filter(|m| m.role == Role::Weight).map(|m| (m.parameter.as_str(), m.axis)).collect();
+    let expected = [("blocks.1.expand.weight", 0), ("blocks.1.depthwise.weight", 0), ("blocks.1.project.weight", 1)];
+    assert_eq!(parameters, expected);
+    // The first block has nothing to widen: its kernels go with the channels of the first convolution.
+    let first = places(group(&channels, "conv"), &[7]);
+    assert!(first.contains(&("blocks.0.depthwise.weight out".to_string(), vec![7])), "{first:?}");
+    assert_eq!(channels.groups.iter().filter(|group| group.kind == GroupKind::Stream).count(), 5);
 }
 
 #[test]
@@ -223,6 +354,12 @@ fn coupling_that_cannot_be_derived_names_the_layer() {
         grouped,
         "the coupling of `blocks.0.conv1.weight` cannot be derived: it turns 16 channels into 16, but its weight is 16x8"
     );
+    let alone = cifar("mobilenetv2").graph().unwrap();
+    let depthwise = alone.layers.iter().position(|layer| layer.name == "blocks.0.depthwise.weight").unwrap();
+    let mut grouped = alone;
+    grouped.layers[depthwise].shape[1] = 2;
+    let sentence = Channels::derive(&grouped).unwrap_err();
+    assert!(sentence.starts_with("the coupling of `blocks.0.depthwise.weight` cannot be derived"), "{sentence}");
     let mismatched = refused(&|graph| {
         let sum = graph.nodes.iter().position(|node| node.op == Op::Add).unwrap();
         graph.nodes[sum].inputs[1] = 0;
@@ -241,6 +378,15 @@ fn a_shape_that_is_none_is_refused() {
     for wrong in [&[][..], &[16], &[3, 3], &[2, 1]] {
         assert!(with("blocks.0.conv1", wrong).contains("from 0 to 15 in rising order"), "{wrong:?}");
     }
+    let mut both = cifar("preresnet164");
+    both.kept.insert("conv".to_string(), vec![0]);
+    assert_eq!(both.check(), Ok(()));
+    both.kept.insert("blocks.0.pre.select".to_string(), vec![1]);
+    assert!(both.check().unwrap_err().contains("only one of the two can be cut"));
+    both.kept.remove("conv");
+    assert_eq!(both.check(), Ok(()));
+    let sentence = Channels::derive(&both.graph().unwrap()).unwrap_err();
+    assert!(sentence.contains("`conv.weight`") && sentence.contains("select 1 of its 16 channels"), "{sentence}");
 }
 
 fn some_architecture() -> impl Strategy<Value = Architecture> {
@@ -258,7 +404,12 @@ proptest! {
     #[test]
     fn the_cost_of_some_units_is_that_of_the_smaller_network(architecture in some_architecture(), seed in any::<u64>()) {
         let graph = architecture.graph().unwrap();
-        let full = channels(&architecture);
+        let selects = seed % 2 == 1;
+        let derive = |graph: &Graph| match selects {
+            true => Channels::derive_selected(graph),
+            false => Channels::derive(graph),
+        };
+        let full = derive(&graph).unwrap();
         let mut state = seed;
         let mut some = |units: usize| {
             let mut mask = Mask::from_bools((0..units).map(|_| {
@@ -273,10 +424,10 @@ proptest! {
         let smaller = architecture.narrowed(flags);
         prop_assert_eq!(full.macs(&graph, &units), smaller.graph().unwrap().macs());
         // Names stay, so that a smaller network can be cut again.
-        let again = channels(&smaller);
+        let again = derive(&smaller.graph().unwrap()).unwrap();
         prop_assert!(again.groups.iter().map(|group| &group.name).eq(full.groups.iter().map(|group| &group.name)));
         prop_assert!(again.groups.iter().map(|group| group.units).eq(units.iter().map(Mask::kept)));
-        if architecture.name == "resnet20" || architecture.name == "lenet5" {
+        if ["resnet20", "lenet5", "densenet40", "mobilenetv2"].contains(&&*architecture.name) {
             let network = Network::new(&smaller, 0, &Device::flex()).unwrap();
             prop_assert_eq!(network.forward(Tensor::ones([2, 3, 32, 32], &Device::flex())).dims(), [2, 10]);
         }

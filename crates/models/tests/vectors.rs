@@ -24,7 +24,7 @@ fn read(file: &str) -> Value {
 
 /// Models whose keys must not be skipped: what the zoo promises.
 const PROMISED: &str =
-    "resnet20 resnet32 resnet44 resnet56 resnet110 resnet18 resnet34 resnet50 vgg11 vgg13 vgg16 vgg19";
+    "resnet20 resnet32 resnet44 resnet56 resnet110 resnet18 resnet34 resnet50 densenet40 vgg11 vgg13 vgg16 vgg19";
 
 /// Keys whose layers have the names that ours have.
 const NAMED: [&str; 2] = ["resnet20_optionA", "vgg19_granet_cifar10"];
@@ -47,7 +47,8 @@ fn candidates(key: &str) -> Vec<Architecture> {
             "c10" | "cifar10" => images = vec![(Stem::Cifar, 10, 32)],
             "c100" | "cifar100" => images = vec![(Stem::Cifar, 100, 32)],
             "imagenet" => images = vec![(Stem::ImageNet, 1000, 224)],
-            "bn" | "granet" | "cifar" => {}
+            // All of DenseNet-40's layers add 12 channels.
+            "bn" | "granet" | "cifar" | "k12" => {}
             _ => return Vec::new(),
         }
     }
@@ -182,6 +183,35 @@ fn parameters_and_macs_of_the_vision_transformers() {
         }
     }
     tally.report("vit");
+}
+
+#[test]
+fn shapes_that_were_searched() {
+    let file = read("structured.json");
+    if !present(&file, "tas_shapes") {
+        return;
+    }
+    let mut tally = Tally::default();
+    for (key, case) in entries(&file, "tas_shapes") {
+        let (classes, name) = match key.split_once("-ResNet") {
+            Some(("C010", depth)) => (10, format!("tas-c10-resnet{depth}")),
+            Some(("C100", depth)) => (100, format!("tas-c100-resnet{depth}")),
+            _ => panic!("{key}: which network is meant?"),
+        };
+        let graph = graph(key, &Architecture::new(name, classes, [3, 32, 32]));
+        // The channels of the image, of the first convolution, and of both convolutions of the blocks that are left of as many
+        // in every stage.
+        let numbers = |field: &str| -> Vec<usize> { serde_json::from_value(case[field].clone()).expect(field) };
+        let (channels, left) = (numbers("xchannels"), numbers("xblocks"));
+        let (ends, stage) = (&channels[..2], (channels.len() - 2) / 3);
+        let stages = channels[2..].chunks(stage).zip(&left).flat_map(|(stage, left)| &stage[..2 * left]);
+        let expected: Vec<usize> = ends[1..].iter().chain(stages).copied().collect();
+        let convs = graph.layers.iter().filter(|layer| layer.shape.ends_with(&[3, 3])).map(|layer| layer.shape[0]);
+        assert_eq!(convs.collect::<Vec<_>>(), expected, "{key}");
+        tally.equal(&format!("{key}.infer_net_macs"), &case["infer_net_macs"], graph.macs());
+        tally.equal(&format!("{key}.infer_net_params"), &case["infer_net_params"], graph.parameters);
+    }
+    tally.report("tas_shapes");
 }
 
 #[test]

@@ -29,6 +29,10 @@ fn everything() -> Vec<Architecture> {
     all.push(Architecture::new("resnet18", 3, [1, 8, 11]));
     all.push(Architecture::new("resnet18", 3, [1, 33, 47]).with_stem(Stem::ImageNet));
     all.push(Architecture::new("vgg11", 3, [1, 47, 33]));
+    all.push(Architecture::new("densenet40", 3, [1, 5, 6]));
+    all.push(Architecture::new("preresnet164", 3, [1, 5, 7]));
+    all.push(Architecture::new("mobilenetv2", 3, [1, 9, 11]));
+    all.push(Architecture::new("tas-c100-resnet56", 3, [1, 4, 8]));
     all.push(Architecture::new("vit-cifar", 1, [2, 4, 12]));
     all.push(Architecture::new("lenet5", 3, [1, 16, 21]));
     all
@@ -113,7 +117,12 @@ fn every_parameter_gets_a_gradient() {
         ("resnet20", [3, 16, 16]),
         ("resnet18", [3, 16, 16]),
         ("resnet50", [3, 8, 8]),
+        ("preresnet164", [3, 8, 8]),
+        ("densenet40", [3, 8, 8]),
+        ("mobilenetv2", [3, 16, 16]),
+        ("tas-c10-resnet20", [3, 16, 16]),
         ("vgg11", [3, 32, 32]),
+        ("vgg16-linear", [3, 32, 32]),
         ("vit-cifar", [3, 8, 8]),
         ("lenet5", [1, 28, 28]),
         ("mlp", [1, 28, 28]),
@@ -134,7 +143,7 @@ fn every_parameter_gets_a_gradient() {
 
 #[test]
 fn equal_seeds_give_equal_weights_on_every_device() {
-    for name in ["resnet20", "vgg11", "vit-cifar", "lenet5", "mlp"] {
+    for name in ["resnet20", "densenet40", "mobilenetv2", "vgg11", "vit-cifar", "lenet5", "mlp"] {
         let architecture = Architecture::new(name, 10, [3, 32, 32]);
         let weights = |seed, device: &Device| parameters(&Network::new(&architecture, seed, device).unwrap());
         let first = weights(5, &Device::flex());
@@ -162,6 +171,8 @@ fn a_weight_is_drawn_from_the_stream_of_its_own_path() {
     expect("resnet20", Shortcut::B, Scheme::KaimingNormalFanIn, fans);
     expect("resnet18", Shortcut::A, Scheme::KaimingNormalFanIn, fans);
     expect("vgg11", Shortcut::A, Scheme::KaimingNormalFanOut, fans);
+    expect("densenet40", Shortcut::A, Scheme::KaimingNormalFanOut, fans);
+    expect("preresnet164", Shortcut::A, Scheme::KaimingNormalFanOut, fans);
     expect("vit-cifar", Shortcut::A, Scheme::TruncatedNormal(0.02), fans);
     expect("lenet5", Shortcut::A, Scheme::Uniform, fans);
     let linear = |s: &[usize]| Fans { fan_in: s[0], fan_out: s[1] };
@@ -201,6 +212,11 @@ fn counts_are_the_published_ones() {
     assert_eq!(counts(cifar("resnet110")), (1_727_962, 252_887_680));
     assert_eq!(counts(cifar("vgg16")), (14_724_042, 313_201_664));
     assert_eq!(counts(cifar("vgg19")), (20_035_018, 398_136_320));
+    assert_eq!(counts(cifar("vgg16-linear")), (14_987_722, 313_463_808));
+    assert_eq!(counts(cifar("densenet40")), (1_059_298, 282_917_328));
+    assert_eq!(counts(cifar("preresnet164")), (1_703_258, 247_646_720));
+    // Counted in PyTorch, with a counter that gives the published 3,504,872 and 300,774,272 at ImageNet's strides.
+    assert_eq!(counts(cifar("mobilenetv2")), (2_236_682, 87_976_448));
     assert_eq!(counts(imagenet("resnet18")), (11_689_512, 1_814_073_344));
     assert_eq!(counts(imagenet("resnet34")).0, 21_797_672);
     assert_eq!(counts(imagenet("resnet50")), (25_557_032, 4_089_184_256));

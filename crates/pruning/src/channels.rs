@@ -6,8 +6,13 @@
 //! Mi, Wang: "DepGraph: Towards Any Structural Pruning" (2023), <https://arxiv.org/abs/2301.12900>.
 //!
 //! Differs from the paper: the coupling is found channel by channel, so that index maps (flattened maps, zero channels of
-//! a shortcut, heads) need no rules of their own; zero-padded shortcuts are understood. Channels that a layer
-//! normalisation sees are left whole, because its result changes even when a channel of zeros goes.
+//! a shortcut, concatenation, heads) need no rules of their own; zero-padded shortcuts are understood. The result of a
+//! layer normalisation changes even when a channel of zeros goes: a network that is masked instead of cut must take its
+//! statistics over the channels that are left.
+//!
+//! Where many layers read one value, as in networks with normalisation in front of convolutions, there are two ways to
+//! see it: a channel goes with all that read it ([`Channels::derive`]), or all of them stay and each layer picks its own
+//! ([`Channels::derive_selected`]), as network slimming does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,6 +33,10 @@ pub enum GroupKind {
     Heads,
     /// Dimensions of queries and keys, or of values, in every head alike.
     HeadDims,
+    /// Features of tokens, which all blocks of a transformer share.
+    Embedding,
+    /// The channels that one layer picks out of a stream, which keeps all of its own.
+    Selection,
 }
 
 /// What a parameter does in its layer.
@@ -37,12 +46,14 @@ pub enum Role {
     Weight,
     /// The bias of such a layer.
     Bias,
-    /// The scale of a batch normalisation.
+    /// The scale of a normalisation.
     Scale,
-    /// The shift of a batch normalisation.
+    /// The shift of a normalisation.
     Shift,
     /// A running statistic.
     Statistic,
+    /// A class token or positions, with channels last.
+    Embedding,
 }
 
 /// A part of a parameter that goes with the units of a group.
@@ -52,7 +63,7 @@ pub struct Member {
     pub parameter: String,
     /// What it does.
     pub role: Role,
-    /// The axis along which it is cut: 0 for outputs, 1 for inputs of a weight.
+    /// The axis along which it is cut: 0 for outputs, 1 for inputs of a weight, 2 for embeddings.
     pub axis: usize,
     /// For each unit, its places along the axis.
     pub places: Vec<Vec<usize>>,
@@ -61,7 +72,8 @@ pub struct Member {
 /// Units of a network that touch the same parameters; each of them can go alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// The path of the first layer that makes its channels; for attention `{path}.heads`, `{path}.qk` and `{path}.v`.
+    /// The path of the first layer that makes its channels; for attention `{path}.heads`, `{path}.qk` and `{path}.v`; the
+    /// path of a selection.
     pub name: String,
     /// What it is a part of.
     pub kind: GroupKind,
@@ -88,7 +100,21 @@ impl Channels {
     ///
     /// A sentence that names the layer whose coupling cannot be derived.
     pub fn derive(graph: &Graph) -> Result<Self, String> {
-        let mut coupling = Coupling::new(graph)?;
+        Self::derive_by(graph, Selections::Coupled)
+    }
+
+    /// Finds the groups of a network in which streams keep all of their channels, and each layer that reads one picks
+    /// those that it needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channels::derive`].
+    pub fn derive_selected(graph: &Graph) -> Result<Self, String> {
+        Self::derive_by(graph, Selections::Free)
+    }
+
+    fn derive_by(graph: &Graph, selections: Selections) -> Result<Self, String> {
+        let mut coupling = Coupling::new(graph, selections)?;
         coupling.tie(graph)?;
         let classes = coupling.classes(graph);
         let mut groups = classes.groups(&mut coupling);
@@ -151,21 +177,33 @@ impl Channels {
     }
 }
 
+/// What a selection is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selections {
+    /// The whole value: what it picks is tied to what it picks from.
+    Coupled,
+    /// A choice of its own, from channels that stay.
+    Free,
+}
+
 /// Channels of all values, tied to each other: a forest in which a root is the first channel of its class.
 struct Coupling {
     /// Where the channels of each node begin.
     offsets: Vec<usize>,
     parents: Vec<usize>,
-    /// Whether a channel must stay, because the image, the logits or a layer normalisation needs it.
+    selections: Selections,
+    /// Whether a channel must stay, because the image, the logits or a selection needs it.
     fixed: Vec<bool>,
-    /// Whether a channel is a term of a sum.
+    /// Whether a channel is of a stream: a term of a sum, or something to select from.
     summed: Vec<bool>,
+    /// Whether a channel is a feature of tokens.
+    embedded: Vec<bool>,
     /// Whether a channel is a query, key or value, which heads share.
     attended: Vec<bool>,
 }
 
 impl Coupling {
-    fn new(graph: &Graph) -> Result<Self, String> {
+    fn new(graph: &Graph, selections: Selections) -> Result<Self, String> {
         let mut offsets = Vec::new();
         let mut total = 0;
         let mut placed = BTreeSet::new();
@@ -173,7 +211,7 @@ impl Coupling {
             assert!(node.inputs.iter().all(|input| *input < i), "a node reads earlier ones");
             offsets.push(total);
             total += node.width;
-            if let Op::Layer { path, .. } = &node.op {
+            if let Op::Layer { path, .. } | Op::Depthwise { path, .. } = &node.op {
                 placed.insert(format!("{path}.weight"));
             }
         }
@@ -184,7 +222,15 @@ impl Coupling {
             ));
         }
         let flags = || vec![false; total];
-        Ok(Self { offsets, parents: (0..total).collect(), fixed: flags(), summed: flags(), attended: flags() })
+        Ok(Self {
+            offsets,
+            parents: (0..total).collect(),
+            selections,
+            fixed: flags(),
+            summed: flags(),
+            embedded: flags(),
+            attended: flags(),
+        })
     }
 
     fn root(&mut self, mut channel: usize) -> usize {
@@ -215,11 +261,12 @@ impl Coupling {
             };
             match &node.op {
                 Op::Input => self.fixed[out..out + node.width].fill(true),
-                Op::Layer { path, .. } => {
+                Op::Layer { path, .. } | Op::Depthwise { path, .. } => {
                     let name = format!("{path}.weight");
                     let spec = graph.layers.iter().find(|layer| layer.name == name);
                     let shape = spec.map(|spec| [spec.shape[0], spec.shape[1]]);
-                    if shape != Some([node.width, inputs[0].1]) {
+                    let alone = matches!(node.op, Op::Depthwise { .. });
+                    if shape != Some([node.width, if alone { 1 } else { inputs[0].1 }]) {
                         return Err(format!(
                             "the coupling of `{name}` cannot be derived: it turns {} channels into {}, but its weight is {}",
                             inputs[0].1,
@@ -227,16 +274,60 @@ impl Coupling {
                             shape.map_or("missing".to_string(), |[rows, columns]| format!("{rows}x{columns}"))
                         ));
                     }
+                    if alone {
+                        same_width(node.width)?;
+                        (0..node.width).for_each(|channel| self.join(inputs[0].0 + channel, out + channel));
+                    }
                 }
-                Op::BatchNorm { .. } | Op::Relu | Op::Gelu | Op::Pool | Op::Add | Op::LayerNorm | Op::Output => {
+                Op::BatchNorm { .. }
+                | Op::Relu
+                | Op::Gelu
+                | Op::Pool
+                | Op::Add
+                | Op::LayerNorm { .. }
+                | Op::Embed { .. }
+                | Op::Output => {
                     same_width(node.width)?;
                     for (start, width) in inputs {
                         (0..width).for_each(|channel| self.join(start + channel, out + channel));
                     }
                     match node.op {
                         Op::Add => self.summed[out..out + node.width].fill(true),
-                        Op::LayerNorm | Op::Output => self.fixed[out..out + node.width].fill(true),
+                        Op::LayerNorm { .. } | Op::Embed { .. } => self.embedded[out..out + node.width].fill(true),
+                        Op::Output => self.fixed[out..out + node.width].fill(true),
                         _ => {}
+                    }
+                }
+                Op::Concat => {
+                    let all: usize = inputs.iter().map(|(_, width)| width).sum();
+                    if all != node.width {
+                        return same_width(node.width);
+                    }
+                    let mut at = out;
+                    for (start, width) in inputs {
+                        (0..width).for_each(|channel| self.join(start + channel, at + channel));
+                        at += width;
+                    }
+                }
+                Op::Select { places, .. } => {
+                    let (start, width) = inputs[0];
+                    if places.len() != node.width || places.iter().any(|place| *place >= width) {
+                        return same_width(node.width);
+                    }
+                    match self.selections {
+                        Selections::Free => self.fixed[start..start + width].fill(true),
+                        Selections::Coupled if node.width < width => {
+                            return Err(format!(
+                                "the coupling behind `{}` cannot be derived: layers select {} of its {width} channels, so \
+                                 that they can only go in groups of kind \"selection\"",
+                                maker(graph, i),
+                                node.width
+                            ));
+                        }
+                        Selections::Coupled => {
+                            (0..width).for_each(|channel| self.join(start + channel, out + channel));
+                            self.summed[start..start + width].fill(true);
+                        }
                     }
                 }
                 Op::Pad { front } => {
@@ -270,7 +361,7 @@ impl Coupling {
         let mut classes = Classes::default();
         for channel in 0..self.parents.len() {
             let root = self.root(channel);
-            for flags in [&mut self.fixed, &mut self.summed, &mut self.attended] {
+            for flags in [&mut self.fixed, &mut self.summed, &mut self.embedded, &mut self.attended] {
                 flags[root] |= flags[channel];
             }
         }
@@ -302,7 +393,31 @@ impl Coupling {
                         add(format!("{path}.{name}"), role, 0, i, node.width);
                     }
                 }
-                _ => {}
+                Op::Depthwise { path, .. } => add(format!("{path}.weight"), Role::Weight, 0, i, node.width),
+                Op::LayerNorm { path } => {
+                    add(format!("{path}.gamma"), Role::Scale, 0, i, node.width);
+                    add(format!("{path}.beta"), Role::Shift, 0, i, node.width);
+                }
+                Op::Embed { class_token, positions, .. } => {
+                    add(class_token.clone(), Role::Embedding, 2, i, node.width);
+                    add(positions.clone(), Role::Embedding, 2, i, node.width);
+                }
+                Op::Select { path, .. } if self.selections == Selections::Free => {
+                    for place in 0..node.width {
+                        classes.selected.insert(self.offsets[i] + place, path.clone());
+                    }
+                }
+                Op::Input
+                | Op::Relu
+                | Op::Gelu
+                | Op::Pool
+                | Op::Add
+                | Op::Concat
+                | Op::Select { .. }
+                | Op::Pad { .. }
+                | Op::Flatten { .. }
+                | Op::Attention { .. }
+                | Op::Output => {}
             }
         }
         classes
@@ -313,7 +428,7 @@ impl Coupling {
 fn maker(graph: &Graph, mut node: usize) -> String {
     loop {
         match (&graph.nodes[node].op, graph.nodes[node].inputs.first()) {
-            (Op::Layer { path, .. }, _) => return format!("{path}.weight"),
+            (Op::Layer { path, .. } | Op::Depthwise { path, .. }, _) => return format!("{path}.weight"),
             (_, Some(&input)) => node = input,
             (_, None) => return "the image".to_string(),
         }
@@ -327,6 +442,8 @@ struct Classes {
     parts: Vec<(String, Role, usize)>,
     /// By class: indices into `parts` and places there.
     touched: BTreeMap<usize, Vec<(usize, usize)>>,
+    /// By class: the path of the selection that it begins with.
+    selected: BTreeMap<usize, String>,
 }
 
 impl Classes {
@@ -347,11 +464,18 @@ impl Classes {
             members[group].2.push(root);
         }
         let make = |(first, parts, units): (usize, Vec<usize>, Vec<usize>)| {
+            let units = units.into_iter().map(|unit| vec![unit]).collect::<Vec<_>>();
+            if let Some(path) = self.selected.get(&first) {
+                return (first, self.group(path.clone(), GroupKind::Selection, &units));
+            }
             let made = parts.iter().find(|part| self.parts[**part].1 == Role::Weight && self.parts[**part].2 == 0);
             let (weight, ..) = &self.parts[*made.expect("channels come from a layer")];
             let name = weight.trim_end_matches(".weight").to_string();
-            let kind = if coupling.summed[first] { GroupKind::Stream } else { GroupKind::Inner };
-            let units = units.into_iter().map(|unit| vec![unit]).collect::<Vec<_>>();
+            let kind = match (coupling.embedded[first], coupling.summed[first]) {
+                (true, _) => GroupKind::Embedding,
+                (false, true) => GroupKind::Stream,
+                (false, false) => GroupKind::Inner,
+            };
             (first, self.group(name, kind, &units))
         };
         members.into_iter().map(make).collect()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::channels::{Group, Places, Role};
 use crate::clock::Clock;
 use crate::engine::{Engine, GroupChange};
-use crate::graph::{Graph, LayerSpec, Op};
+use crate::graph::{Graph, LayerSpec, Node, Op};
 use crate::mask::Mask;
 use crate::scheduler::{Cut, GroupScales, Removes};
 use crate::units::{GroupView, scale};
@@ -45,15 +45,39 @@ impl Engine {
         self.units.as_ref().map_or_else(Places::new, |units| units.channels.places(&units.kept))
     }
 
-    /// Returns the flags of all parameters but weights that removed units take with them: biases, scales and shifts.
+    /// Returns the flags of all parameters but weights that removed units take with them: biases, scales, shifts
+    /// and embeddings.
     pub fn vector_masks(&self) -> BTreeMap<String, Mask> {
         let mut places = self.places();
         let members = self.groups().flat_map(|(group, _)| &group.members);
-        let vectors = members.filter(|member| matches!(member.role, Role::Bias | Role::Scale | Role::Shift));
+        let vectors =
+            members.filter(|member| matches!(member.role, Role::Bias | Role::Scale | Role::Shift | Role::Embedding));
         let flags = vectors.filter_map(|member| {
-            Some((member.parameter.clone(), Mask::from_bools(places.remove(&(member.parameter.clone(), member.axis))?)))
+            let flags = places.remove(&(member.parameter.clone(), member.axis))?;
+            let flags = flags.repeat(self.tokens(&member.parameter));
+            Some((member.parameter.clone(), Mask::from_bools(flags)))
         });
         flags.filter(|(_, mask)| mask.kept() < mask.len()).collect()
+    }
+
+    /// Returns how many tokens a parameter holds a vector for.
+    fn tokens(&self, parameter: &str) -> usize {
+        let of_node = |node: &Node| match &node.op {
+            Op::Embed { positions, tokens, .. } if positions == parameter => Some(*tokens),
+            _ => None,
+        };
+        self.graph.nodes.iter().find_map(of_node).unwrap_or(1)
+    }
+
+    /// Returns the features that count in each layer normalisation, by the path of its scale; none where all of them do.
+    pub fn normalised(&self) -> BTreeMap<String, Mask> {
+        let mut masks = self.vector_masks();
+        let scale = |node: &Node| match &node.op {
+            Op::LayerNorm { path } => Some(format!("{path}.gamma")),
+            _ => None,
+        };
+        let scales = self.graph.nodes.iter().filter_map(scale);
+        scales.filter_map(|scale| masks.remove_entry(&scale)).collect()
     }
 
     /// Returns the learnable parameters that are kept.

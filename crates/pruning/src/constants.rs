@@ -1,8 +1,8 @@
 //! Absorbs what removed channels would still have said: a constant.
 //!
 //! A channel whose weights, or whose scale, are zero is not silent: it carries its bias or its shift, through a
-//! rectifier perhaps, to the layers that read it. Those get the constant into their bias, or into the running mean of the
-//! normalisation behind them, so that the network computes the same without the channel: Ye, Lu, Lin, Wang: "Rethinking
+//! rectifier perhaps, to the layers that read it. Those get the constant into their bias, or into the running means of the
+//! normalisations behind them, through sums and concatenations where there are some between, so that the network computes the same without the channel: Ye, Lu, Lin, Wang: "Rethinking
 //! the Smaller-Norm-Less-Informative Assumption in Channel Pruning of Convolution Layers" (2018),
 //! <https://arxiv.org/abs/1802.00124>. This is exact but where a convolution pads its input with zeros, which are no part
 //! of the constant.
@@ -31,72 +31,117 @@ pub fn absorb<'a>(
     rows: impl Fn(&LayerSpec) -> &'a [f32],
 ) -> Vec<Absorbed> {
     let mut absorbed = Vec::new();
-    // The constant of every channel that has one, by node.
+    // By node, the constants of removed channels, and what the others lack since.
     let mut constants: Vec<Vec<Option<f32>>> = Vec::new();
-    for (i, node) in graph.nodes.iter().enumerate() {
+    let mut lacks: Vec<Lack> = Vec::new();
+    for node in &graph.nodes {
         let input = || &constants[node.inputs[0]];
+        let lack = || &lacks[node.inputs[0]];
         let map = |change: fn(f32) -> f32| input().iter().map(|constant| constant.map(change)).collect();
         let removed = |parameter: String, constant: &dyn Fn(usize) -> f32| -> Vec<Option<f32>> {
             let flags = places.get(&(parameter, 0));
             let gone = |place: usize| flags.and_then(|flags| flags.get(place)).is_some_and(|kept| !kept);
             (0..node.width).map(|place| gone(place).then(|| constant(place))).collect()
         };
-        let own: Vec<Option<f32>> = match &node.op {
-            Op::Input | Op::LayerNorm | Op::Output => vec![None; node.width],
+        let weight = |path: &str| {
+            let name = format!("{path}.weight");
+            let layer = graph.layers.iter().find(|layer| layer.name == name).expect("a coupling was derived");
+            (layer, rows(layer))
+        };
+        let nothing = Lack { values: vec![0.0; node.width], exact: true };
+        let (own, lacking): (Vec<Option<f32>>, Lack) = match &node.op {
+            // A layer normalisation has no constants: what it makes of a channel depends on the others.
+            Op::Input | Op::LayerNorm { .. } | Op::Embed { .. } | Op::Output => (vec![None; node.width], nothing),
             Op::Layer { path, bias, padded } => {
-                let name = format!("{path}.weight");
-                let layer = graph.layers.iter().find(|layer| layer.name == name).expect("a coupling was derived");
-                let shift = shift(layer, rows(layer), input());
-                if shift.iter().any(|shift| *shift != 0.0) {
-                    let behind = graph.nodes.iter().find(|node| node.inputs.contains(&i)).map(|node| &node.op);
-                    match (bias, behind) {
-                        (true, _) => {
-                            absorbed.push(Absorbed { parameter: format!("{path}.bias"), shift, exact: !padded })
-                        }
-                        (false, Some(Op::BatchNorm { path })) => absorbed.push(Absorbed {
-                            parameter: format!("{path}.running_mean"),
-                            shift: shift.into_iter().map(|shift| -shift).collect(),
-                            exact: !padded,
-                        }),
-                        // Nothing there can hold a constant.
-                        (false, _) => {}
-                    }
+                let (layer, rows) = weight(path);
+                // A channel is either gone and was constant, or there and lacks something.
+                let inputs = input().iter().zip(&lack().values).map(|(constant, lack)| constant.unwrap_or(*lack));
+                let values = shift(layer, rows, &inputs.collect::<Vec<_>>());
+                let exact = lack().exact && !(*padded && values.iter().any(|shift| *shift != 0.0));
+                let mut lacking = Lack { values, exact };
+                if *bias {
+                    let shift = std::mem::replace(&mut lacking, nothing);
+                    absorbed.extend(shift.into_change(format!("{path}.bias"), |shift| shift));
                 }
                 let values = if *bias { vector(&format!("{path}.bias")) } else { &[] };
-                removed(name, &|place| values.get(place).copied().unwrap_or(0.0))
+                (removed(layer.name.clone(), &|place| values.get(place).copied().unwrap_or(0.0)), lacking)
+            }
+            Op::Depthwise { path, padded } => {
+                let (layer, rows) = weight(path);
+                let sums = rows.chunks_exact(layer.width()).map(|row| row.iter().sum::<f32>());
+                let values: Vec<f32> = sums.zip(&lack().values).map(|(sum, lack)| sum * lack).collect();
+                let exact = lack().exact && !(*padded && values.iter().any(|shift| *shift != 0.0));
+                // Its channels go with those that it reads, one by one.
+                (removed(layer.name.clone(), &|_| 0.0), Lack { values, exact })
             }
             Op::BatchNorm { path } => {
                 let values = vector(&format!("{path}.beta"));
-                removed(format!("{path}.gamma"), &|place| values[place])
+                absorbed.extend(lack().clone().into_change(format!("{path}.running_mean"), |shift| -shift));
+                (removed(format!("{path}.gamma"), &|place| values[place]), nothing)
             }
-            Op::Relu => map(|constant| constant.max(0.0)),
-            Op::Gelu => map(|constant| gelu(f64::from(constant)) as f32),
-            Op::Pool => map(|constant| constant),
+            // Behind these, nothing can make up for what is lacking.
+            Op::Relu => (map(|constant| constant.max(0.0)), nothing),
+            Op::Gelu => (map(|constant| gelu(f64::from(constant)) as f32), nothing),
+            Op::Pool => (input().clone(), lack().clone()),
             Op::Add => {
-                let other = &constants[node.inputs[1]];
-                input().iter().zip(other).map(|(a, b)| Some((*a)? + (*b)?)).collect()
+                let [a, b] = [0, 1].map(|i| (&constants[node.inputs[i]], &lacks[node.inputs[i]]));
+                let values = a.1.values.iter().zip(&b.1.values).map(|(a, b)| a + b).collect();
+                let constant = a.0.iter().zip(b.0).map(|(a, b)| Some((*a)? + (*b)?)).collect();
+                (constant, Lack { values, exact: a.1.exact && b.1.exact })
+            }
+            Op::Concat => {
+                let both = || node.inputs.iter().map(|input| &lacks[*input]);
+                let values = both().flat_map(|lack| lack.values.iter().copied()).collect();
+                let constants = node.inputs.iter().flat_map(|input| constants[*input].iter().copied());
+                (constants.collect(), Lack { values, exact: both().all(|lack| lack.exact) })
+            }
+            Op::Select { places, .. } => {
+                let values = places.iter().map(|place| lack().values[*place]).collect();
+                (places.iter().map(|place| input()[*place]).collect(), Lack { values, exact: lack().exact })
             }
             Op::Pad { front } => {
-                let mut padded = vec![Some(0.0); node.width];
+                let (mut padded, mut lacking) = (vec![Some(0.0); node.width], nothing);
                 padded[*front..front + input().len()].copy_from_slice(input());
-                padded
+                lacking.values[*front..front + input().len()].copy_from_slice(&lack().values);
+                (padded, Lack { exact: lack().exact, ..lacking })
             }
-            Op::Flatten { area } => input().iter().flat_map(|constant| std::iter::repeat_n(*constant, *area)).collect(),
+            Op::Flatten { area } => {
+                let values = lack().values.iter().flat_map(|value| std::iter::repeat_n(*value, *area)).collect();
+                let constants = input().iter().flat_map(|constant| std::iter::repeat_n(*constant, *area));
+                (constants.collect(), Lack { values, exact: lack().exact })
+            }
             // Attention averages the values of tokens, which are all the same.
-            Op::Attention { .. } => input()[input().len() - node.width..].to_vec(),
+            Op::Attention { .. } => (input()[input().len() - node.width..].to_vec(), nothing),
         };
         constants.push(own);
+        lacks.push(lacking);
     }
     absorbed
 }
 
+/// What the channels of a value lack because others are gone: constants that can be added until something bends them.
+#[derive(Clone, Debug)]
+struct Lack {
+    values: Vec<f32>,
+    /// Whether they are right at the borders of maps too.
+    exact: bool,
+}
+
+impl Lack {
+    /// Returns the change of a parameter that makes up for it, if there is any.
+    fn into_change(self, parameter: String, sign: fn(f32) -> f32) -> Option<Absorbed> {
+        let any = self.values.iter().any(|value| *value != 0.0);
+        any.then(|| Absorbed { parameter, shift: self.values.into_iter().map(sign).collect(), exact: self.exact })
+    }
+}
+
 /// Returns what constant inputs add to every output of a layer.
-fn shift(layer: &LayerSpec, rows: &[f32], inputs: &[Option<f32>]) -> Vec<f32> {
+fn shift(layer: &LayerSpec, rows: &[f32], inputs: &[f32]) -> Vec<f32> {
     let kernel = layer.width() / layer.shape[1];
     let of_row = |row: &[f32]| {
-        let weighted = row.chunks_exact(kernel).zip(inputs).filter_map(|(weights, constant)| {
-            let constant = f64::from((*constant)?);
-            Some(constant * weights.iter().map(|weight| f64::from(*weight)).sum::<f64>())
+        let weighted = row.chunks_exact(kernel).zip(inputs).filter(|(_, constant)| **constant != 0.0);
+        let weighted = weighted.map(|(weights, constant)| {
+            f64::from(*constant) * weights.iter().map(|weight| f64::from(*weight)).sum::<f64>()
         });
         weighted.sum::<f64>() as f32
     };

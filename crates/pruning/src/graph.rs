@@ -74,8 +74,28 @@ pub enum Op {
         /// The path of the normalisation.
         path: String,
     },
-    /// Layer normalisation: its result depends on how many channels there are, so none of them can go alone.
-    LayerNorm,
+    /// A convolution of each channel with a kernel of its own; its weight `[channels, 1, height, width]` is `{path}.weight`.
+    Depthwise {
+        /// The path of the layer.
+        path: String,
+        /// Whether zeros are added around its input.
+        padded: bool,
+    },
+    /// Layer normalisation, with `gamma` and `beta` under its path. Its result depends on how many channels there are: where
+    /// some are masked, it must count the others alone.
+    LayerNorm {
+        /// The path of the normalisation.
+        path: String,
+    },
+    /// A class token put in front of the pixels, and positions added to all; both have their channels last.
+    Embed {
+        /// The path of the class token, `[1, 1, channels]`.
+        class_token: String,
+        /// The path of the positions, `[1, tokens, channels]`.
+        positions: String,
+        /// The number of tokens, the class token included.
+        tokens: usize,
+    },
     /// A rectifier.
     Relu,
     /// A GELU.
@@ -84,6 +104,16 @@ pub enum Op {
     Pool,
     /// A sum, channel by channel.
     Add,
+    /// The channels of one input after those of the other.
+    Concat,
+    /// Some channels of a value that others read too, picked for what comes next: the "channel selection" of network
+    /// slimming. A whole network selects all of them.
+    Select {
+        /// The path of the selection.
+        path: String,
+        /// The channels that are picked, in rising order.
+        places: Vec<usize>,
+    },
     /// Zero channels in front of and behind the input's, until there are as many as the node is wide.
     Pad {
         /// Zero channels in front.

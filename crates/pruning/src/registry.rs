@@ -68,7 +68,11 @@ pub fn build(table: &Table, horizon: Horizon) -> Result<(Box<dyn Scheduler>, Com
     let common = Common {
         channels: ChannelOptions {
             groups: groups.map_or(Ok(usual.groups), |value| {
-                common("groups", value, "a list of \"inner\", \"stream\", \"heads\" and \"head-dims\"")
+                common(
+                    "groups",
+                    value,
+                    "a list of \"inner\", \"stream\", \"selection\", \"heads\", \"head-dims\" and \"embedding\"",
+                )
             })?,
             round_to: round_to.map_or(Ok(usual.round_to), |value| common("round_to", value, "a whole number"))?,
             compact: compact.map_or(Ok(usual.compact), |value| common("compact", value, "true or false"))?,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::channels::{Channels, Group, GroupKind, Role};
-use crate::graph::{Graph, LayerSpec};
+use crate::graph::{Graph, LayerSpec, Op};
 use crate::mask::Mask;
 use crate::scheduler::{Cut, Removes};
 use crate::select;
@@ -108,7 +108,12 @@ impl Units {
         if options.round_to == 0 {
             return Err("`round_to` is 0, but must be at least 1".to_string());
         }
-        let channels = Channels::derive(graph)?;
+        if options.groups.contains(&GroupKind::Embedding) && !options.compact {
+            return Err("`groups` names \"embedding\" and `compact` is false, but layer normalisation depends on how many features \
+                        there are: leave `compact` true"
+                .to_string());
+        }
+        let channels = derive(graph, &options)?;
         let may = |group: &Group| {
             let spared = group
                 .members
@@ -120,10 +125,19 @@ impl Units {
         if !prunable.contains(&true) {
             let kinds: Vec<String> = options.groups.iter().map(|kind| format!("{kind:?}").to_lowercase()).collect();
             return Err(match removes {
-                Removes::Scaled => format!(
-                    "channels are ranked by the scale of their batch normalisation, and no group of kind {} has one of its own",
-                    kinds.join(", ")
-                ),
+                Removes::Scaled => {
+                    let selects = graph.nodes.iter().any(|node| matches!(node.op, Op::Select { .. }));
+                    format!(
+                        "channels are ranked by the scale of their batch normalisation, and no group of kind {} has one of its \
+                         own{}",
+                        kinds.join(", "),
+                        if selects {
+                            "; the layers of this network have, in `groups` of kind \"selection\""
+                        } else {
+                            ""
+                        }
+                    )
+                }
                 _ => format!("this network has no channel group of kind {} that may be pruned", kinds.join(", ")),
             });
         }
@@ -233,13 +247,28 @@ impl Units {
     /// Takes up the groups of the network that was cut down to the kept units.
     pub(crate) fn compact(&mut self, graph: &Graph) {
         let channels =
-            Channels::derive(graph).expect("what a network had derived before it was cut can be derived after");
+            derive(graph, &self.options).expect("what a network had derived before it was cut can be derived after");
         let same =
             channels.groups.iter().map(|group| &group.name).eq(self.channels.groups.iter().map(|group| &group.name));
         assert!(same, "a cut leaves every group its name and at least one unit");
         self.kept = channels.groups.iter().map(|group| Mask::dense(group.units)).collect();
         self.channels = channels;
     }
+}
+
+/// Finds the groups of a network: with selections where they are asked for.
+fn derive(graph: &Graph, options: &ChannelOptions) -> Result<Channels, String> {
+    if !options.groups.contains(&GroupKind::Selection) {
+        return Channels::derive(graph);
+    }
+    if options.groups.contains(&GroupKind::Stream) {
+        return Err(
+            "`groups` names \"stream\" and \"selection\", but layers select from streams that stay whole: name one \
+                    of the two"
+                .to_string(),
+        );
+    }
+    Channels::derive_selected(graph)
 }
 
 /// Returns the scale of the one batch normalisation that a group's channels pass.

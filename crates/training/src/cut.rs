@@ -3,7 +3,7 @@
 use bonsai_pruning::channels::Places;
 use bonsai_pruning::graph::{Kind, LayerSpec};
 
-/// Keeps the places of a parameter that stay, along its first two axes; returns its new shape and values.
+/// Keeps the places of a parameter that stay, along its first three axes; returns its new shape and values.
 ///
 /// `shape` and `values` are as stored: `[in, out]` for the weight of a linear layer.
 pub fn cut(
@@ -22,17 +22,25 @@ pub fn cut(
     };
     let (rows, columns) = (kept(0), if shape.len() > 1 { kept(1) } else { vec![0] });
     let width = shape.get(1).copied().unwrap_or(1);
-    let inner: usize = shape.iter().skip(2).product();
+    let third = places.contains_key(&(name.to_string(), 2)).then(|| kept(2));
+    let (inner, area): (usize, usize) = (shape.iter().skip(2).product(), shape.iter().skip(3).product());
     let mut left = Vec::with_capacity(rows.len() * columns.len() * inner);
     for row in &rows {
         for column in &columns {
-            left.extend_from_slice(&values[(row * width + column) * inner..][..inner]);
+            let inner = &values[(row * width + column) * inner..][..inner];
+            match &third {
+                None => left.extend_from_slice(inner),
+                Some(third) => third.iter().for_each(|place| left.extend_from_slice(&inner[place * area..][..area])),
+            }
         }
     }
     let mut shape = shape.to_vec();
     shape[0] = rows.len();
     if let Some(second) = shape.get_mut(1) {
         *second = columns.len();
+    }
+    if let Some(third) = third {
+        shape[2] = third.len();
     }
     (shape, left)
 }
@@ -56,6 +64,10 @@ mod tests {
         let linear = [layer(Kind::Linear, &[2, 3])];
         assert_eq!(cut("w", &linear, &places, &[3, 2], &values[..6]), (vec![2, 1], vec![2.0, 4.0]));
         assert_eq!(cut("b", &conv, &places, &[2], &values[..2]), (vec![1], vec![1.0]));
+        // Positions of two tokens with three features.
+        let places = Places::from([(("p".to_string(), 2), vec![true, false, true])]);
+        let left = cut("p", &conv, &places, &[1, 2, 3], &values[..6]);
+        assert_eq!(left, (vec![1, 2, 2], vec![0.0, 2.0, 3.0, 5.0]));
         assert_eq!(cut("other", &conv, &places, &[2], &values[..2]), (vec![2], vec![0.0, 1.0]));
     }
 }

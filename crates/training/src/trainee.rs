@@ -235,6 +235,13 @@ impl Trainee {
         self.masks.extend(self.vector_masks());
         let masks = self.engine.layers().iter().zip(self.engine.masks());
         self.sparsity = parameters::sparsity(&self.network, masks, &self.sparsity);
+        let normalised = self.engine.normalised();
+        if !normalised.is_empty() {
+            let ids = parameters::ids(&self.network);
+            for (scale, kept) in normalised {
+                self.sparsity.insert_norm(ids[&scale], kept.iter().collect());
+            }
+        }
     }
 
     /// Returns the layers that run sparse kernels in some direction, or would, with the choices that the steps since the

@@ -1,7 +1,7 @@
 //! Pooling and the parameter-free shortcut.
 
-use burn::tensor::module::max_pool2d;
-use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::module::{avg_pool2d, max_pool2d};
+use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Tensor, s};
 
 use super::Activation;
@@ -46,6 +46,22 @@ pub fn max_pool(x: Activation) -> Activation {
             [Some(in_blocks(maps, pooling::max_gradient(maps, &x, to, &output, &gradient)))]
         };
         (y, Box::new(backward))
+    });
+    Activation::of_blocks(y, to)
+}
+
+/// Averages every 2×2 pixels; an odd last row or column is left out.
+pub fn average_pool(x: Activation) -> Activation {
+    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
+        Ok(blocks) => blocks,
+        Err(images) => return Activation::of_nchw(avg_pool2d(images, AvgPoolOptions::new([2, 2]))),
+    };
+    let [images, channels, height, width] = maps.dims();
+    let to = Maps::new([images, channels, height / 2, width / 2]);
+    let y = run([x.into()], |[x]| {
+        let backward =
+            move |gradient, _| [Some(in_blocks(maps, pooling::average_gradient(maps, to, &Floats::new(&gradient))))];
+        (in_blocks(to, pooling::average(maps, &x)), Box::new(backward))
     });
     Activation::of_blocks(y, to)
 }

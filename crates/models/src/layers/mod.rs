@@ -7,15 +7,20 @@
 
 mod batch_norm;
 mod conv;
+mod depthwise;
 mod linear;
+mod pre_activation;
 mod sequential;
 mod shortcut;
 mod sparsity;
 
 pub use batch_norm::BatchNorm;
-pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool};
+pub use bonsai_kernels::{Activation, Then, Tokens, average_pool, concat, global_average, max_pool};
 pub use conv::{Conv2d, Conv2dConfig};
+pub use depthwise::{Depthwise, DepthwiseConfig};
 pub use linear::{Linear, LinearConfig};
+pub use pre_activation::PreActivation;
+pub(crate) use pre_activation::PreActivationConfig;
 pub use sequential::Step;
 pub use shortcut::pad_shortcut;
 pub use sparsity::Sparsity;

@@ -10,14 +10,15 @@ use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
 use burn::tensor::module::linear;
 
-/// The kept weights of every sparse convolution and linear layer, by the weight's id, and the precision of dense
-/// convolutions. The default is a dense network in f32.
+/// The kept weights of every sparse convolution and linear layer, by the weight's id, the features that layer
+/// normalisations count, and the precision of dense convolutions. The default is a dense network in f32.
 ///
 /// Weights that a pattern leaves out must be zero.
 #[derive(Clone, Debug, Default)]
 pub struct Sparsity {
     patterns: HashMap<ParamId, Arc<Pattern>>,
     linear: HashMap<ParamId, Arc<LinearPattern>>,
+    norms: HashMap<ParamId, Arc<Vec<bool>>>,
     all_gradients: bool,
     precision: Precision,
 }
@@ -57,6 +58,16 @@ impl Sparsity {
     /// Panics if the shape has another number of weights.
     pub fn insert_linear(&mut self, weight: ParamId, shape: [usize; 2], kept: &[bool]) {
         self.linear.insert(weight, Arc::new(LinearPattern::new(shape, kept)));
+    }
+
+    /// Says which features count in the layer normalisation whose scale has this id; scale and shift of the others are zero.
+    pub fn insert_norm(&mut self, scale: ParamId, kept: Vec<bool>) {
+        self.norms.insert(scale, Arc::new(kept));
+    }
+
+    /// Returns the features that count in a layer normalisation, or `None` if all do.
+    pub(crate) fn features(&self, scale: &Param<Tensor<1>>) -> Option<&[bool]> {
+        self.norms.get(&scale.id).map(|kept| &kept[..])
     }
 
     /// Asks for the gradients of removed weights too, as a method needs that grows by gradient.
