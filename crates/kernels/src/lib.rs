@@ -56,5 +56,5 @@ pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
     Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
-    pad_shortcut, sparse_conv2d, sparse_linear,
+    pad_shortcut, scale_maps, sparse_conv2d, sparse_linear,
 };

@@ -154,6 +154,54 @@ pub fn max_gradient(maps: Maps, x: &[f32], to: Maps, output: &[f32], gradient: &
     out
 }
 
+/// Multiplies every map by its factor in `factors`, `[images, channels]`.
+pub fn scale(maps: Maps, x: &[f32], factors: &[f32]) -> Buffer {
+    assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
+    assert_eq!(factors.len(), maps.images * maps.channels, "a factor for every map");
+    let mut out = Buffer::any(maps.len());
+    let work = out.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (plane, x))| {
+        let (block, channel) = (i / maps.channels, i % maps.channels);
+        let mut pixel = [0.0f32; LANES];
+        for (lane, factor) in pixel.iter_mut().enumerate().take(maps.lanes(block)) {
+            *factor = factors[(block * LANES + lane) * maps.channels + channel];
+        }
+        // Zeros around the maps stay zeros.
+        for (out, x) in plane.chunks_exact_mut(LANES).zip(x.chunks_exact(LANES)) {
+            for lane in 0..LANES {
+                out[lane] = x[lane] * pixel[lane];
+            }
+        }
+    });
+    out
+}
+
+/// Sums the products of two activations over every map: returns `[images, channels]`.
+pub fn products(maps: Maps, x: &[f32], y: &[f32]) -> Vec<f32> {
+    assert!(x.len() == maps.len() && y.len() == maps.len(), "activations of {:?}", maps.dims());
+    let mut sums = vec![0.0; maps.images * maps.channels];
+    let work =
+        sums.par_chunks_mut(LANES * maps.channels).zip(x.par_chunks(maps.block()).zip(y.par_chunks(maps.block())));
+    work.for_each_init(timer, |_, (sums, (x, y))| {
+        let planes = x.chunks_exact(maps.plane()).zip(y.chunks_exact(maps.plane()));
+        for (channel, (x, y)) in planes.enumerate() {
+            let mut pixel = [0.0f32; LANES];
+            for row in 0..maps.height {
+                let at = maps.floats(row);
+                for (x, y) in x[at.clone()].chunks_exact(LANES).zip(y[at].chunks_exact(LANES)) {
+                    for lane in 0..LANES {
+                        pixel[lane] += x[lane] * y[lane];
+                    }
+                }
+            }
+            for (sum, value) in sums[channel..].iter_mut().step_by(maps.channels).zip(pixel) {
+                *sum = value;
+            }
+        }
+    });
+    sums
+}
+
 /// Counts the time of a task.
 fn timer() -> Timer<'static> {
     Part::Pooling.time()

@@ -44,6 +44,9 @@ pub struct Architecture {
     pub shortcut: Shortcut,
     /// How ResNet-18, 34 and 50 meet the image; CIFAR for all other models.
     pub stem: Stem,
+    /// Whether the network has gates on the channels that it can gate, as some methods want while they learn.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gates: bool,
     /// What is left of channel groups that were pruned: units, as they are counted in the full network, by group name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kept: BTreeMap<String, Vec<usize>>,
@@ -59,6 +62,8 @@ struct Written {
     shortcut: Option<Shortcut>,
     stem: Option<Stem>,
     #[serde(default)]
+    gates: bool,
+    #[serde(default)]
     kept: BTreeMap<String, Vec<usize>>,
 }
 
@@ -68,6 +73,7 @@ impl From<Written> for Architecture {
         Self {
             shortcut: written.shortcut.unwrap_or(default.shortcut),
             stem: written.stem.unwrap_or(default.stem),
+            gates: written.gates,
             kept: written.kept,
             ..default
         }
@@ -90,7 +96,7 @@ impl Architecture {
             Ok(Model::ResNet(_)) if large => Stem::ImageNet,
             _ => Stem::Cifar,
         };
-        Self { name, classes, input, shortcut: Shortcut::A, stem, kept: BTreeMap::new() }
+        Self { name, classes, input, shortcut: Shortcut::A, stem, gates: false, kept: BTreeMap::new() }
     }
 
     /// Returns the same architecture with another shortcut.
@@ -101,6 +107,11 @@ impl Architecture {
     /// Returns the same architecture with another stem.
     pub fn with_stem(self, stem: Stem) -> Self {
         Self { stem, ..self }
+    }
+
+    /// Returns the same architecture with or without gates.
+    pub fn with_gates(self, gates: bool) -> Self {
+        Self { gates, ..self }
     }
 
     /// Returns the architecture with all of its channels.
@@ -177,6 +188,9 @@ impl Architecture {
         }
         if self.shortcut == Shortcut::B && !matches!(model, Model::ResNetCifar(_)) {
             return Err(format!("shortcut = \"B\" must be \"A\" for {}: only resnet20 to 110 have both", self.name));
+        }
+        if self.gates && !matches!(model, Model::ResNetCifar(_)) {
+            return Err(format!("gates must be absent for {}: only resnet20 to 110 have them", self.name));
         }
         Ok(model)
     }

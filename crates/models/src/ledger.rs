@@ -94,6 +94,13 @@ impl Ledger {
         self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map)
     }
 
+    /// Notes that the network can gate the channels of a group.
+    ///
+    /// The gates themselves are not listed: they are there while some methods train, and gone before the network is used.
+    pub(crate) fn gate(&mut self, group: &str) {
+        self.graph.gates.push(group.to_string());
+    }
+
     /// Lists parameters that belong to no layer, such as embeddings.
     pub(crate) fn parameters(&mut self, count: usize) {
         self.graph.parameters += count as u64;

@@ -13,9 +13,12 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::architecture::{Architecture, Shortcut};
+use bonsai_kernels::scale_maps;
+
 use crate::init::{Init, Scheme};
 use crate::layers::{
-    Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average, pad_shortcut,
+    Activation, BatchNorm, Conv2d, Conv2dConfig, Gate, GateConfig, Gates, Linear, LinearConfig, Sparsity, Then,
+    global_average, pad_shortcut,
 };
 use crate::ledger::{Ledger, Value};
 
@@ -48,8 +51,13 @@ impl ResNetCifar {
 
     /// Returns the logits of `images`.
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        self.forward_gated(images, sparsity, &mut Vec::new())
+    }
+
+    /// Returns the logits of `images`, and in `gates` those of every block, if there are any.
+    pub fn forward_gated(&self, images: Tensor<4>, sparsity: &Sparsity, gates: &mut Vec<Gates>) -> Tensor<2> {
         let x = self.bn.forward(self.conv.forward(Activation::new(images), sparsity), Then::Relu);
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity, gates));
         self.fc.forward(global_average(x), sparsity)
     }
 }
@@ -90,7 +98,8 @@ fn stages(architecture: &Architecture, blocks: usize) -> Vec<BlockConfig> {
                 }
             };
             let width = architecture.width(&format!("{path}.conv1"), full);
-            let config = BlockConfig { inputs, width, outputs: widening.outputs().unwrap_or(inputs), widening };
+            let outputs = widening.outputs().unwrap_or(inputs);
+            let config = BlockConfig { inputs, width, outputs, widening, gated: architecture.gates };
             inputs = config.outputs;
             all.push(config);
         }
@@ -127,6 +136,7 @@ struct BlockConfig {
     width: usize,
     outputs: usize,
     widening: Widening,
+    gated: bool,
 }
 
 impl BlockConfig {
@@ -150,6 +160,7 @@ impl BlockConfig {
         let y = ledger.conv(&format!("{path}.conv1"), self.conv1(), x);
         let y = ledger.batch_norm(&format!("{path}.bn1"), y);
         let y = ledger.relu(y);
+        ledger.gate(&format!("{path}.conv1"));
         let y = ledger.conv(&format!("{path}.conv2"), self.conv2(), y);
         let y = ledger.batch_norm(&format!("{path}.bn2"), y);
         let x = match self.widening {
@@ -180,6 +191,7 @@ impl BlockConfig {
             bn2: BatchNorm::new(self.outputs, init),
             shortcut,
             front,
+            gate: self.gated.then(|| GateConfig::new(self.inputs, self.width).init(&init.at("gate"))),
         }
     }
 }
@@ -194,11 +206,18 @@ pub struct Block {
     shortcut: Option<Projection>,
     /// Zero channels in front, where the block widens by shortcut A.
     front: Option<usize>,
+    /// Opens and closes the channels between the convolutions, while a method learns which are needed.
+    gate: Option<Gate>,
 }
 
 impl Block {
-    fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
-        let y = self.bn1.forward(self.conv1.forward(x.clone(), sparsity), Then::Relu);
+    fn forward(&self, x: Activation, sparsity: &Sparsity, gates: &mut Vec<Gates>) -> Activation {
+        let mut y = self.bn1.forward(self.conv1.forward(x.clone(), sparsity), Then::Relu);
+        if let Some(gate) = &self.gate {
+            let decided = gate.decide(x.clone());
+            y = scale_maps(y, decided.open.clone());
+            gates.push(decided);
+        }
         let y = self.conv2.forward(y, sparsity);
         let x = match (&self.shortcut, self.front) {
             (Some(projection), _) => projection.bn.forward(projection.conv.forward(x, sparsity), Then::Nothing),

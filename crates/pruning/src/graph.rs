@@ -120,6 +120,9 @@ pub struct Graph {
     /// The operations in the order of the forward pass; without them weights can be pruned, but no channels.
     #[serde(default)]
     pub nodes: Vec<Node>,
+    /// The names of the channel groups that the network can gate by its input; a network without pruning has no gates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<String>,
 }
 
 impl Graph {

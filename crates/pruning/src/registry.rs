@@ -7,9 +7,9 @@ use crate::clock::Horizon;
 use crate::scheduler::Removes;
 use crate::scheduler::Scheduler;
 use crate::schedulers::{
-    dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig, group_magnitude::GroupMagnitudeConfig,
-    proximal_slimming::ProximalSlimmingConfig, rigl::RiglConfig, set::SetConfig, slimming::SlimmingConfig,
-    r#static::StaticConfig,
+    consensus_gating::ConsensusGatingConfig, dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig,
+    group_magnitude::GroupMagnitudeConfig, lapp::LappConfig, proximal_slimming::ProximalSlimmingConfig,
+    rigl::RiglConfig, set::SetConfig, slimming::SlimmingConfig, r#static::StaticConfig,
 };
 use crate::suggest::suggestion;
 use crate::units::ChannelOptions;
@@ -17,10 +17,12 @@ use crate::units::ChannelOptions;
 type Build = fn(Table, Horizon) -> Result<Box<dyn Scheduler>, String>;
 
 const SCHEDULERS: &[(&str, Build)] = &[
+    ("consensus-gating", |table, run| Ok(Box::new(read::<ConsensusGatingConfig>(table)?.init(run)?))),
     ("dense", |table, run| Ok(Box::new(read::<DenseConfig>(table)?.init(run)?))),
     ("gmp", |table, run| Ok(Box::new(read::<GmpConfig>(table)?.init(run)?))),
     ("granet", |table, run| Ok(Box::new(read::<GranetConfig>(table)?.init(run)?))),
     ("group-magnitude", |table, run| Ok(Box::new(read::<GroupMagnitudeConfig>(table)?.init(run)?))),
+    ("lapp", |table, run| Ok(Box::new(read::<LappConfig>(table)?.init(run)?))),
     ("proximal-slimming", |table, run| Ok(Box::new(read::<ProximalSlimmingConfig>(table)?.init(run)?))),
     ("rigl", |table, run| Ok(Box::new(read::<RiglConfig>(table)?.init(run)?))),
     ("set", |table, run| Ok(Box::new(read::<SetConfig>(table)?.init(run)?))),

@@ -7,6 +7,7 @@
 
 mod batch_norm;
 mod conv;
+mod gate;
 mod linear;
 mod sequential;
 mod shortcut;
@@ -15,6 +16,7 @@ mod sparsity;
 pub use batch_norm::BatchNorm;
 pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool};
 pub use conv::{Conv2d, Conv2dConfig};
+pub use gate::{Gate, GateConfig, Gates, is_of_gate};
 pub use linear::{Linear, LinearConfig};
 pub use sequential::Step;
 pub use shortcut::pad_shortcut;
