@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bonsai_kernels::{
     Activation, Gradients, Pattern, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool, pad_shortcut,
-    sparse_conv2d,
+    scale_maps, sparse_conv2d,
 };
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
 use burn::tensor::module::{conv2d as burns_conv2d, max_pool2d};
@@ -121,6 +121,18 @@ fn check_pooling(dims: [usize; 4], more: usize) {
         let ours = results(pad_shortcut(Activation::new(x.clone()), channels + more).into_nchw(), &[&x], &[]);
         let padded = x.clone().slice(s![.., .., ..;2, ..;2]).pad([(more / 2, more - more / 2), (0, 0), (0, 0)], 0.0);
         close(&ours, &results(padded, &[&x], &[]));
+
+        let factors = random([images, channels], "factors", &device);
+        let broadcast = x.clone() * factors.clone().reshape([images, channels, 1, 1]);
+        // A normalisation reads the scaled maps with the zeros around them.
+        let squares = |maps: Activation| maps.through_nchw(|maps| maps.clone() * maps).into_nchw();
+        let [ours, burns] =
+            [scale_maps(Activation::new(x.clone()), factors.clone()), Activation::new(broadcast)].map(|maps| {
+                let y = squares(maps);
+                let gradients = (y.clone() * random(dims, "y", &device).detach()).sum().backward();
+                [floats(y), floats(x.grad(&gradients).unwrap()), floats(factors.grad(&gradients).unwrap())].to_vec()
+            });
+        close(&ours, &burns);
 
         if height > 1 && width > 1 {
             let ours = results(max_pool(Activation::new(x.clone())).into_nchw(), &[&x], &[]);
