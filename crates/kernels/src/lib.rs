@@ -55,6 +55,6 @@ pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
-    pad_shortcut, scale_maps, sparse_conv2d, sparse_linear,
+    Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, gather_maps, global_average,
+    max_pool, pad_shortcut, scale_maps, sparse_conv2d, sparse_linear,
 };

@@ -202,6 +202,57 @@ pub fn products(maps: Maps, x: &[f32], y: &[f32]) -> Vec<f32> {
     sums
 }
 
+/// Takes for every channel of the result the map of one of `x`, every `stride`-th pixel of it, or zeros.
+pub fn gather(maps: Maps, x: &[f32], sources: &[Option<usize>], stride: usize) -> Buffer {
+    assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
+    let to = gathered(maps, sources.len(), stride);
+    let mut out = Buffer::any(to.len());
+    let work = out.par_chunks_mut(to.plane()).with_min_len(planes_per_task(to)).enumerate();
+    work.for_each_init(timer, |_, (i, plane)| {
+        let (block, channel) = (i / sources.len(), i % sources.len());
+        let Some(source) = sources[channel] else { return plane.fill(0.0) };
+        let from = &x[block * maps.block() + source * maps.plane()..][..maps.plane()];
+        if stride == 1 {
+            return plane.copy_from_slice(from);
+        }
+        to.clear_margin(plane);
+        for y in 0..to.height {
+            let pixels = from[maps.floats(stride * y)].chunks(stride * LANES);
+            plane[to.floats(y)].chunks_exact_mut(LANES).zip(pixels).for_each(|(to, from)| {
+                to.copy_from_slice(&from[..LANES]);
+            });
+        }
+    });
+    out
+}
+
+/// Returns the gradient of the maps that were gathered from.
+pub fn gather_gradient(maps: Maps, sources: &[Option<usize>], stride: usize, gradient: &[f32]) -> Buffer {
+    let to = gathered(maps, sources.len(), stride);
+    assert_eq!(gradient.len(), to.len(), "gradient of {:?}", to.dims());
+    let mut out = Buffer::any(maps.len());
+    let work = out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate();
+    work.for_each_init(timer, |_, (i, plane)| {
+        let (block, channel) = (i / maps.channels, i % maps.channels);
+        plane.fill(0.0);
+        for (reader, _) in sources.iter().enumerate().filter(|(_, source)| **source == Some(channel)) {
+            let from = &gradient[block * to.block() + reader * to.plane()..][..to.plane()];
+            for y in 0..to.height {
+                let pixels = plane[maps.floats(stride * y)].chunks_mut(stride * LANES);
+                for (to, from) in pixels.zip(from[to.floats(y)].chunks_exact(LANES)) {
+                    to[..LANES].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                }
+            }
+        }
+    });
+    out
+}
+
+/// Returns the shape of gathered maps.
+pub fn gathered(maps: Maps, channels: usize, stride: usize) -> Maps {
+    Maps::new([maps.images, channels, maps.height.div_ceil(stride), maps.width.div_ceil(stride)])
+}
+
 /// Counts the time of a task.
 fn timer() -> Timer<'static> {
     Part::Pooling.time()

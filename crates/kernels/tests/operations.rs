@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bonsai_kernels::{
-    Activation, Gradients, Pattern, Then, batch_norm, batch_norm_train, conv2d, global_average, max_pool, pad_shortcut,
-    scale_maps, sparse_conv2d,
+    Activation, Gradients, Pattern, Then, batch_norm, batch_norm_train, conv2d, gather_maps, global_average, max_pool,
+    pad_shortcut, scale_maps, sparse_conv2d,
 };
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
 use burn::tensor::module::{conv2d as burns_conv2d, max_pool2d};
@@ -122,6 +122,18 @@ fn check_pooling(dims: [usize; 4], more: usize) {
         let padded = x.clone().slice(s![.., .., ..;2, ..;2]).pad([(more / 2, more - more / 2), (0, 0), (0, 0)], 0.0);
         close(&ours, &results(padded, &[&x], &[]));
 
+        for (stride, sources) in [(1, vec![Some(channels - 1), None, Some(0), Some(0)]), (2, vec![Some(0); 3])] {
+            let ours =
+                results(gather_maps(Activation::new(x.clone()), sources.clone(), stride).into_nchw(), &[&x], &[]);
+            let step = stride as isize;
+            let pixels = x.clone().slice(s![.., .., ..;step, ..;step]);
+            let of = |source: &Option<usize>| match source {
+                Some(source) => pixels.clone().narrow(1, *source, 1),
+                None => pixels.clone().narrow(1, 0, 1).zeros_like(),
+            };
+            let burns = Tensor::cat(sources.iter().map(of).collect(), 1);
+            close(&ours, &results(burns, &[&x], &[]));
+        }
         let factors = random([images, channels], "factors", &device);
         let broadcast = x.clone() * factors.clone().reshape([images, channels, 1, 1]);
         // A normalisation reads the scaled maps with the zeros around them.

@@ -42,7 +42,7 @@ pub fn absorb<'a>(
             (0..node.width).map(|place| gone(place).then(|| constant(place))).collect()
         };
         let own: Vec<Option<f32>> = match &node.op {
-            Op::Input | Op::LayerNorm | Op::Output => vec![None; node.width],
+            Op::Input | Op::LayerNorm | Op::Bypass | Op::Output => vec![None; node.width],
             Op::Layer { path, bias, padded } => {
                 let name = format!("{path}.weight");
                 let layer = graph.layers.iter().find(|layer| layer.name == name).expect("a coupling was derived");

@@ -104,6 +104,9 @@ pub enum Op {
         /// The number of tokens.
         tokens: usize,
     },
+    /// A convolution's channels, of which some may be missing, put in their places among others, plus a light bypass around
+    /// it, which has all of them. The second input is what both read; it stays whole, and so does the result.
+    Bypass,
     /// The logits, which all stay.
     Output,
 }

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! which any backend gives without another operation in the forward pass. It is there for masked units too, since they are
-//! computed as before and only not read. A mask before the rectifier would give the same network, but the slope of a masked
+//! computed as before and only not read. Where a bypass fills the place of missing channels, no weight reads a unit alone, and
+//! the mask multiplies the rows that make it; the slope is the same sum over those. A mask before the rectifier would give the same network, but the slope of a masked
 //! unit would vanish with the rectifier's.
 
 use crate::channels::Role;

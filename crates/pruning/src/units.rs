@@ -121,7 +121,7 @@ impl Units {
             let fits = match removes {
                 Removes::Weights | Removes::Channels => true,
                 Removes::Scaled => scale(group).is_some(),
-                Removes::Masked => is_read(group),
+                Removes::Masked => can_be_masked(group),
                 Removes::Gated => graph.gates.contains(&group.name),
             };
             options.groups.contains(&group.kind) && !spared && fits
@@ -293,9 +293,9 @@ pub(crate) fn scale(group: &Group) -> Option<&str> {
     scales.next().is_none().then_some(first.parameter.as_str())
 }
 
-/// Says whether a layer reads the channels of a group, so that they can be left out there.
-fn is_read(group: &Group) -> bool {
-    group.members.iter().any(|member| (member.role, member.axis) == (Role::Weight, 1))
+/// Says whether units can be masked without touching anything else: where they are read, or as the rows of one weight.
+fn can_be_masked(group: &Group) -> bool {
+    group.mask_axis() == 1 || group.members.len() == 1
 }
 
 fn first(units: usize, kept: usize) -> Mask {

@@ -35,7 +35,14 @@ impl Trainee {
             return;
         }
         let columns = parameters::column_slopes(&self.network, gradients, self.engine.layers());
-        let slopes = self.by_unit(1, &columns, |slopes| slopes.sum());
+        let mut slopes = self.by_unit(1, &columns, |slopes| slopes.sum());
+        let unread: Vec<usize> =
+            self.engine.groups().enumerate().filter(|(_, (group, _))| group.mask_axis() == 0).map(|(g, _)| g).collect();
+        if !unread.is_empty() {
+            let rows = parameters::row_slopes(&self.network, gradients, self.engine.layers());
+            let of_rows = self.by_unit(0, &rows, |slopes| slopes.sum());
+            unread.into_iter().for_each(|g| slopes[g].clone_from(&of_rows[g]));
+        }
         self.engine.learn_masks(clock, &slopes);
         for (name, factor) in &self.factors {
             if let Some(gradient) = gradients.remove(name) {
@@ -83,17 +90,28 @@ impl Trainee {
         self.engine.groups().map(|(group, _)| of_group(group)).collect()
     }
 
-    /// Returns what the weights are multiplied by that read masked units; those that read none are left out.
+    /// Returns what the weights are multiplied by that read masked units, or make those that nobody reads; others are left out.
     fn factors_of(&self, masks: Vec<Mask>) -> BTreeMap<String, Tensor<1>> {
         let channels = Channels { groups: self.engine.groups().map(|(group, _)| group.clone()).collect() };
         let places = channels.places(&masks);
+        let unread: Vec<String> = (self.engine.groups())
+            .filter(|(group, _)| group.mask_axis() == 0)
+            .flat_map(|(group, _)| group.members.iter().map(|member| member.parameter.clone()))
+            .collect();
         let device = self.device.clone().inner();
         let factor = |layer: &bonsai_pruning::LayerSpec| {
-            let columns = places.get(&(layer.name.clone(), 1)).filter(|columns| columns.contains(&false))?;
+            let [of_rows, of_columns] = [0, 1].map(|axis| places.get(&(layer.name.clone(), axis)));
+            // Where units are read, their own rows stay.
+            let of_rows = of_rows.filter(|_| unread.contains(&layer.name));
+            if ![of_rows, of_columns].into_iter().flatten().any(|flags| flags.contains(&false)) {
+                return None;
+            }
             let kernel = layer.width() / layer.shape[1];
-            let value = |column: usize| if columns.get(column).is_none_or(|kept| *kept) { 1.0 } else { 0.0 };
-            let row = || (0..layer.shape[1]).flat_map(|column| std::iter::repeat_n(value(column), kernel));
-            let rows: Vec<f32> = (0..layer.units()).flat_map(|_| row()).collect();
+            let stays =
+                |flags: Option<&Vec<bool>>, at: usize| flags.and_then(|flags| flags.get(at)).is_none_or(|kept| *kept);
+            let value = |row, column| if stays(of_rows, row) && stays(of_columns, column) { 1.0 } else { 0.0 };
+            let row = |row| (0..layer.shape[1]).flat_map(move |column| std::iter::repeat_n(value(row, column), kernel));
+            let rows: Vec<f32> = (0..layer.units()).flat_map(row).collect();
             Some((layer.name.clone(), parameters::to_device(parameters::to_storage(layer, &rows), &device)))
         };
         self.engine.layers().iter().filter_map(factor).collect()

@@ -129,6 +129,27 @@ pub fn column_slopes(network: &Network, gradients: &Gradients, layers: &[LayerSp
     split(layers.iter().map(slopes).collect())
 }
 
+/// Returns for every row of `layers` the sum of weight times gradient, in one transfer.
+///
+/// # Panics
+///
+/// Panics if the network has no parameter of a layer's name, or there is no gradient for one.
+pub fn row_slopes(network: &Network, gradients: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
+    let mut found = BTreeMap::new();
+    visit(network, |info, values| {
+        found.insert(info.name.clone(), values);
+    });
+    let slopes = |layer: &LayerSpec| {
+        let products = found[&layer.name].clone() * gradients[&layer.name].clone();
+        let [units, width] = [layer.units(), layer.width()];
+        match layer.kind {
+            Kind::Conv => products.reshape([units, width]).sum_dim(1).reshape([units]),
+            Kind::Linear => products.reshape([width, units]).sum_dim(0).reshape([units]),
+        }
+    };
+    split(layers.iter().map(slopes).collect())
+}
+
 /// Reads tensors to the host in one transfer.
 fn split(parts: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
     let lengths: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();

@@ -6,6 +6,7 @@
 //! axes.
 
 mod batch_norm;
+mod bypass;
 mod conv;
 mod gate;
 mod linear;
@@ -15,6 +16,7 @@ mod sparsity;
 
 pub use batch_norm::BatchNorm;
 pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool};
+pub use bypass::{Bypass, BypassConfig};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use gate::{Gate, GateConfig, Gates, is_of_gate};
 pub use linear::{Linear, LinearConfig};

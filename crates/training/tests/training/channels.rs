@@ -102,6 +102,8 @@ fn zoo() -> Vec<Architecture> {
     vec![
         cifar("resnet20", 16),
         cifar("resnet20", 15).with_shortcut(Shortcut::B),
+        cifar("resnet20", 16).with_bypass(true),
+        cifar("resnet20", 15).with_shortcut(Shortcut::B).with_bypass(true),
         cifar("resnet18", 16),
         cifar("resnet50", 16),
         cifar("vgg11", 32),
@@ -135,7 +137,8 @@ fn a_network_gives_the_same_logits_before_and_after_channels_are_cut_out() {
 
 #[test]
 fn constants_of_removed_channels_are_absorbed() {
-    for architecture in zoo() {
+    // Around a bypass, a missing filter leaves no constant.
+    for architecture in zoo().into_iter().filter(|architecture| !architecture.bypass) {
         let name = format!("{} {:?}", architecture.name, architecture.shortcut);
         let mut trainee = trainee(architecture.clone(), SGD, ON_DEMAND);
         shake(&mut trainee);
