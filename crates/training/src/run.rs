@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
-use bonsai_pruning::scheduler::Event;
+use bonsai_pruning::scheduler::{Event, Removes};
 use tracing::{info, warn};
 
 use crate::Mistake;
@@ -246,7 +246,8 @@ impl<'a> Run<'a> {
     /// Carries out a mask event of the iteration under way and records it, with the constants that were absorbed for removed
     /// channels, and for a method that learned masks or gates with the accuracy before and after they became final.
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Result<()> {
-        let ends_learning = event.cut.is_some() && self.parts.trainee.is_learning();
+        let learned = matches!(self.parts.trainee.engine.scheduler().removes(), Removes::Masked | Removes::Gated);
+        let ends_learning = event.cut.is_some() && learned;
         let before = ends_learning.then(|| self.valid_accuracy());
         if ends_learning && self.parts.trainee.engine.has_gates() {
             let means = evaluate::gates(&self.parts.trainee.network, &self.parts.train);

@@ -24,7 +24,8 @@
 //!
 //! Thresholds begin one temperature under the lowest score of their layer. At 0, where nothing is masked either, the slope
 //! of the mask is so small (4.5e-4 for `T` = 0.1) that no threshold would leave it in the time there is. The bypass around
-//! pruned convolutions, of which the abstract speaks too, is not here: filters go inside blocks, whose shortcut is one.
+//! pruned convolutions, of which the abstract speaks too, is a choice of the network (`bypass = true` in the experiment): without
+//! it filters go inside residual blocks, whose shortcut is a bypass already; with it, those of every convolution of a block.
 
 use std::collections::BTreeMap;
 

@@ -234,7 +234,7 @@ fn a_penalty_on_the_cost_closes_gates_and_leaves_other_parameters_to_the_loss() 
         let (_, gates) = trainee.network.valid().forward_gated(images, &Default::default());
         gates.into_iter().map(|gates| to_host(gates.open.mean().reshape([1]))[0]).sum::<f32>() / 9.0
     };
-    let cheap = open("name = 'consensus-gating'\nmacs = 0.3\nend_epoch = 1\ncost = 2000");
+    let cheap = open("name = 'consensus-gating'\nmacs = 0.3\nend_epoch = 1\ncost = 20000");
     let free = open("name = 'consensus-gating'\nmacs = 1\nend_epoch = 1\ncost = 1e-6");
     assert!(cheap < 0.9 && free > 0.9, "{cheap} and {free} of the gates are open");
 }
