@@ -196,6 +196,105 @@ pub fn max_gradient(maps: Maps, x: &[f32], to: Maps, output: &[f32], gradient: &
     out
 }
 
+/// Multiplies every map by its factor in `factors`, `[images, channels]`.
+pub fn scale(maps: Maps, x: &[f32], factors: &[f32]) -> Buffer {
+    assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
+    assert_eq!(factors.len(), maps.images * maps.channels, "a factor for every map");
+    let mut out = Buffer::any(maps.len());
+    let work = out.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
+    work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (plane, x))| {
+        let (block, channel) = (i / maps.channels, i % maps.channels);
+        let mut pixel = [0.0f32; LANES];
+        for (lane, factor) in pixel.iter_mut().enumerate().take(maps.lanes(block)) {
+            *factor = factors[(block * LANES + lane) * maps.channels + channel];
+        }
+        // Zeros around the maps stay zeros.
+        for (out, x) in plane.chunks_exact_mut(LANES).zip(x.chunks_exact(LANES)) {
+            for lane in 0..LANES {
+                out[lane] = x[lane] * pixel[lane];
+            }
+        }
+    });
+    out
+}
+
+/// Sums the products of two activations over every map: returns `[images, channels]`.
+pub fn products(maps: Maps, x: &[f32], y: &[f32]) -> Vec<f32> {
+    assert!(x.len() == maps.len() && y.len() == maps.len(), "activations of {:?}", maps.dims());
+    let mut sums = vec![0.0; maps.images * maps.channels];
+    let work =
+        sums.par_chunks_mut(LANES * maps.channels).zip(x.par_chunks(maps.block()).zip(y.par_chunks(maps.block())));
+    work.for_each_init(timer, |_, (sums, (x, y))| {
+        let planes = x.chunks_exact(maps.plane()).zip(y.chunks_exact(maps.plane()));
+        for (channel, (x, y)) in planes.enumerate() {
+            let mut pixel = [0.0f32; LANES];
+            for row in 0..maps.height {
+                let at = maps.floats(row);
+                for (x, y) in x[at.clone()].chunks_exact(LANES).zip(y[at].chunks_exact(LANES)) {
+                    for lane in 0..LANES {
+                        pixel[lane] += x[lane] * y[lane];
+                    }
+                }
+            }
+            for (sum, value) in sums[channel..].iter_mut().step_by(maps.channels).zip(pixel) {
+                *sum = value;
+            }
+        }
+    });
+    sums
+}
+
+/// Takes for every channel of the result the map of one of `x`, every `stride`-th pixel of it, or zeros.
+pub fn gather(maps: Maps, x: &[f32], sources: &[Option<usize>], stride: usize) -> Buffer {
+    assert_eq!(x.len(), maps.len(), "activation of {:?}", maps.dims());
+    let to = gathered(maps, sources.len(), stride);
+    let mut out = Buffer::any(to.len());
+    let work = out.par_chunks_mut(to.plane()).with_min_len(planes_per_task(to)).enumerate();
+    work.for_each_init(timer, |_, (i, plane)| {
+        let (block, channel) = (i / sources.len(), i % sources.len());
+        let Some(source) = sources[channel] else { return plane.fill(0.0) };
+        let from = &x[block * maps.block() + source * maps.plane()..][..maps.plane()];
+        if stride == 1 {
+            return plane.copy_from_slice(from);
+        }
+        to.clear_margin(plane);
+        for y in 0..to.height {
+            let pixels = from[maps.floats(stride * y)].chunks(stride * LANES);
+            plane[to.floats(y)].chunks_exact_mut(LANES).zip(pixels).for_each(|(to, from)| {
+                to.copy_from_slice(&from[..LANES]);
+            });
+        }
+    });
+    out
+}
+
+/// Returns the gradient of the maps that were gathered from.
+pub fn gather_gradient(maps: Maps, sources: &[Option<usize>], stride: usize, gradient: &[f32]) -> Buffer {
+    let to = gathered(maps, sources.len(), stride);
+    assert_eq!(gradient.len(), to.len(), "gradient of {:?}", to.dims());
+    let mut out = Buffer::any(maps.len());
+    let work = out.par_chunks_mut(maps.plane()).with_min_len(planes_per_task(maps)).enumerate();
+    work.for_each_init(timer, |_, (i, plane)| {
+        let (block, channel) = (i / maps.channels, i % maps.channels);
+        plane.fill(0.0);
+        for (reader, _) in sources.iter().enumerate().filter(|(_, source)| **source == Some(channel)) {
+            let from = &gradient[block * to.block() + reader * to.plane()..][..to.plane()];
+            for y in 0..to.height {
+                let pixels = plane[maps.floats(stride * y)].chunks_mut(stride * LANES);
+                for (to, from) in pixels.zip(from[to.floats(y)].chunks_exact(LANES)) {
+                    to[..LANES].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                }
+            }
+        }
+    });
+    out
+}
+
+/// Returns the shape of gathered maps.
+pub fn gathered(maps: Maps, channels: usize, stride: usize) -> Maps {
+    Maps::new([maps.images, channels, maps.height.div_ceil(stride), maps.width.div_ceil(stride)])
+}
+
 /// Counts the time of a task.
 fn timer() -> Timer<'static> {
     Part::Pooling.time()

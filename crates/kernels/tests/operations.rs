@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bonsai_kernels::{
     Activation, Gradients, Pattern, Then, average_pool, batch_norm, batch_norm_train, concat, conv2d, depthwise,
-    global_average, max_pool, pad_shortcut, select, sparse_conv2d,
+    gather_maps, global_average, max_pool, pad_shortcut, scale_maps, select, sparse_conv2d,
 };
 use burn::tensor::module::{avg_pool2d, conv2d as burns_conv2d, max_pool2d};
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
@@ -121,6 +121,30 @@ fn check_pooling(dims: [usize; 4], more: usize) {
         let ours = results(pad_shortcut(Activation::new(x.clone()), channels + more).into_nchw(), &[&x], &[]);
         let padded = x.clone().slice(s![.., .., ..;2, ..;2]).pad([(more / 2, more - more / 2), (0, 0), (0, 0)], 0.0);
         close(&ours, &results(padded, &[&x], &[]));
+
+        for (stride, sources) in [(1, vec![Some(channels - 1), None, Some(0), Some(0)]), (2, vec![Some(0); 3])] {
+            let ours =
+                results(gather_maps(Activation::new(x.clone()), sources.clone(), stride).into_nchw(), &[&x], &[]);
+            let step = stride as isize;
+            let pixels = x.clone().slice(s![.., .., ..;step, ..;step]);
+            let of = |source: &Option<usize>| match source {
+                Some(source) => pixels.clone().narrow(1, *source, 1),
+                None => pixels.clone().narrow(1, 0, 1).zeros_like(),
+            };
+            let burns = Tensor::cat(sources.iter().map(of).collect(), 1);
+            close(&ours, &results(burns, &[&x], &[]));
+        }
+        let factors = random([images, channels], "factors", &device);
+        let broadcast = x.clone() * factors.clone().reshape([images, channels, 1, 1]);
+        // A normalisation reads the scaled maps with the zeros around them.
+        let squares = |maps: Activation| maps.through_nchw(|maps| maps.clone() * maps).into_nchw();
+        let [ours, burns] =
+            [scale_maps(Activation::new(x.clone()), factors.clone()), Activation::new(broadcast)].map(|maps| {
+                let y = squares(maps);
+                let gradients = (y.clone() * random(dims, "y", &device).detach()).sum().backward();
+                [floats(y), floats(x.grad(&gradients).unwrap()), floats(factors.grad(&gradients).unwrap())].to_vec()
+            });
+        close(&ours, &burns);
 
         if height > 1 && width > 1 {
             let ours = results(max_pool(Activation::new(x.clone())).into_nchw(), &[&x], &[]);

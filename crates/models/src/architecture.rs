@@ -44,6 +44,13 @@ pub struct Architecture {
     pub shortcut: Shortcut,
     /// How ResNet-18, 34 and 50 meet the image; CIFAR for all other models.
     pub stem: Stem,
+    /// Whether a light bypass runs around each convolution inside the blocks of a CIFAR ResNet, so that any of its filters may
+    /// be missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bypass: bool,
+    /// Whether the network has gates on the channels that it can gate, as some methods want while they learn.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gates: bool,
     /// What is left of channel groups that were pruned: units, as they are counted in the full network, by group name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kept: BTreeMap<String, Vec<usize>>,
@@ -59,6 +66,10 @@ struct Written {
     shortcut: Option<Shortcut>,
     stem: Option<Stem>,
     #[serde(default)]
+    bypass: bool,
+    #[serde(default)]
+    gates: bool,
+    #[serde(default)]
     kept: BTreeMap<String, Vec<usize>>,
 }
 
@@ -68,6 +79,8 @@ impl From<Written> for Architecture {
         Self {
             shortcut: written.shortcut.unwrap_or(default.shortcut),
             stem: written.stem.unwrap_or(default.stem),
+            bypass: written.bypass,
+            gates: written.gates,
             kept: written.kept,
             ..default
         }
@@ -90,7 +103,7 @@ impl Architecture {
             Ok(Model::ResNet(_)) if large => Stem::ImageNet,
             _ => Stem::Cifar,
         };
-        Self { name, classes, input, shortcut: Shortcut::A, stem, kept: BTreeMap::new() }
+        Self { name, classes, input, shortcut: Shortcut::A, stem, bypass: false, gates: false, kept: BTreeMap::new() }
     }
 
     /// Returns the same architecture with another shortcut.
@@ -101,6 +114,16 @@ impl Architecture {
     /// Returns the same architecture with another stem.
     pub fn with_stem(self, stem: Stem) -> Self {
         Self { stem, ..self }
+    }
+
+    /// Returns the same architecture with or without a bypass around convolutions.
+    pub fn with_bypass(self, bypass: bool) -> Self {
+        Self { bypass, ..self }
+    }
+
+    /// Returns the same architecture with or without gates.
+    pub fn with_gates(self, gates: bool) -> Self {
+        Self { gates, ..self }
     }
 
     /// Returns the architecture with all of its channels.
@@ -182,6 +205,15 @@ impl Architecture {
         if self.shortcut == Shortcut::B && !matches!(model, Model::ResNetCifar(_)) {
             return Err(format!("shortcut = \"B\" must be \"A\" for {}: only resnet20 to 110 have both", self.name));
         }
+        if self.bypass && !matches!(model, Model::ResNetCifar(_)) {
+            return Err(format!("bypass = true must be false for {}: only resnet20 to 110 have one", self.name));
+        }
+        if self.gates && self.bypass {
+            return Err("gates and a bypass exclude each other: the bypass would fill closed channels".to_string());
+        }
+        if self.gates && !matches!(model, Model::ResNetCifar(_)) {
+            return Err(format!("gates must be absent for {}: only resnet20 to 110 have them", self.name));
+        }
         Ok(model)
     }
 
@@ -256,6 +288,11 @@ impl Architecture {
     /// Returns how many units are left of a group that has `full` of them.
     pub(crate) fn width(&self, group: &str, full: usize) -> usize {
         self.kept.get(group).map_or(full, Vec::len)
+    }
+
+    /// Returns the units that are left of a group that has `full` of them.
+    pub(crate) fn units(&self, group: &str, full: usize) -> Vec<usize> {
+        self.kept.get(group).cloned().unwrap_or_else(|| (0..full).collect())
     }
 
     /// Returns how many of a group's first `border` units are left.

@@ -131,7 +131,24 @@ impl Ledger {
         self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map)
     }
 
-    fn parameters(&mut self, count: usize) {
+    /// Lists the bypass around a convolution that turned `x` into `y`; the sum has `width` channels.
+    ///
+    /// Its weights are no layer: nothing prunes them, and they cost what they cost.
+    pub(crate) fn bypass(&mut self, x: Value, y: Value, width: usize) -> Value {
+        self.parameters(3 * width);
+        self.graph.fixed_macs += (width * y.map[0] * y.map[1]) as u64;
+        self.node(Op::Bypass, &[y, x], width, y.map)
+    }
+
+    /// Notes that the network can gate the channels of a group.
+    ///
+    /// The gates themselves are not listed: they are there while some methods train, and gone before the network is used.
+    pub(crate) fn gate(&mut self, group: &str) {
+        self.graph.gates.push(group.to_string());
+    }
+
+    /// Lists parameters that belong to no layer, such as embeddings.
+    pub(crate) fn parameters(&mut self, count: usize) {
         self.graph.parameters += count as u64;
     }
 

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use crate::architecture::Architecture;
 use crate::densenet::DenseNet;
 use crate::init::Init;
-use crate::layers::Sparsity;
+use crate::layers::{Gates, Sparsity};
 use crate::lenet5::LeNet5;
 use crate::mlp::Mlp;
 use crate::mobilenet::MobileNetV2;
@@ -90,5 +90,16 @@ impl Network {
             Network::LeNet5(network) => network.forward(images, sparsity),
             Network::Mlp(network) => network.forward(images, sparsity),
         }
+    }
+
+    /// Returns the logits as [`forward_sparse`](Self::forward_sparse) does, and the gates of every gated channel group in the
+    /// order of the graph; none where the network was built without.
+    pub fn forward_gated(&self, images: Tensor<4>, sparsity: &Sparsity) -> (Tensor<2>, Vec<Gates>) {
+        let mut gates = Vec::new();
+        let logits = match self {
+            Network::ResNetCifar(network) => network.forward_gated(images, sparsity, &mut gates),
+            network => network.forward_sparse(images, sparsity),
+        };
+        (logits, gates)
     }
 }

@@ -13,9 +13,12 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::architecture::{Architecture, Shortcut};
+use bonsai_kernels::scale_maps;
+
 use crate::init::{Init, Scheme};
 use crate::layers::{
-    Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average, pad_shortcut,
+    Activation, BatchNorm, Bypass, BypassConfig, Conv2d, Conv2dConfig, Gate, GateConfig, Gates, Linear, LinearConfig,
+    Sparsity, Then, global_average, pad_shortcut,
 };
 use crate::ledger::{Ledger, Value};
 
@@ -48,8 +51,13 @@ impl ResNetCifar {
 
     /// Returns the logits of `images`.
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
+        self.forward_gated(images, sparsity, &mut Vec::new())
+    }
+
+    /// Returns the logits of `images`, and in `gates` those of every block, if there are any.
+    pub fn forward_gated(&self, images: Tensor<4>, sparsity: &Sparsity, gates: &mut Vec<Gates>) -> Tensor<2> {
         let x = self.bn.forward(self.conv.forward(Activation::new(images), sparsity), Then::Relu);
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, sparsity, gates));
         self.fc.forward(global_average(x), sparsity)
     }
 }
@@ -81,6 +89,11 @@ fn stages(architecture: &Architecture, blocks: usize) -> Vec<BlockConfig> {
             let group = format!("{path}.conv2");
             let widening = match (stage > 0 && block == 0, architecture.shortcut) {
                 (false, _) => Widening::None,
+                // A bypass keeps every stream whole.
+                (true, Shortcut::B) if architecture.bypass => Widening::Project { outputs: full },
+                (true, Shortcut::A) if architecture.bypass => {
+                    Widening::Pad { front: (full - WIDTHS[stage - 1]) / 2, outputs: full }
+                }
                 (true, Shortcut::B) => Widening::Project { outputs: architecture.width(&group, full) },
                 (true, Shortcut::A) => {
                     // Shortcut A carries the channels of the last stage on; the group has the zero channels around them.
@@ -89,8 +102,11 @@ fn stages(architecture: &Architecture, blocks: usize) -> Vec<BlockConfig> {
                     Widening::Pad { front, outputs: inputs + architecture.width(&group, own) }
                 }
             };
-            let width = architecture.width(&format!("{path}.conv1"), full);
-            let config = BlockConfig { inputs, width, outputs: widening.outputs().unwrap_or(inputs), widening };
+            let conv1 = format!("{path}.conv1");
+            let width = if architecture.bypass { full } else { architecture.width(&conv1, full) };
+            let filters = architecture.bypass.then(|| [conv1, group].map(|conv| architecture.units(&conv, full)));
+            let outputs = widening.outputs().unwrap_or(inputs);
+            let config = BlockConfig { inputs, width, outputs, widening, gated: architecture.gates, filters };
             inputs = config.outputs;
             all.push(config);
         }
@@ -127,6 +143,9 @@ struct BlockConfig {
     width: usize,
     outputs: usize,
     widening: Widening,
+    gated: bool,
+    /// With a bypass: the filters that are left of both convolutions.
+    filters: Option<[Vec<usize>; 2]>,
 }
 
 impl BlockConfig {
@@ -135,11 +154,13 @@ impl BlockConfig {
     }
 
     fn conv1(&self) -> Conv2dConfig {
-        Conv2dConfig::new(self.inputs, self.width, 3).with_stride(self.stride())
+        let filters = self.filters.as_ref().map_or(self.width, |[filters, _]| filters.len());
+        Conv2dConfig::new(self.inputs, filters, 3).with_stride(self.stride())
     }
 
     fn conv2(&self) -> Conv2dConfig {
-        Conv2dConfig::new(self.width, self.outputs, 3)
+        let filters = self.filters.as_ref().map_or(self.outputs, |[_, filters]| filters.len());
+        Conv2dConfig::new(self.width, filters, 3)
     }
 
     fn projection(&self) -> Conv2dConfig {
@@ -147,10 +168,21 @@ impl BlockConfig {
     }
 
     fn list(&self, ledger: &mut Ledger, path: &str, x: Value) -> Value {
-        let y = ledger.conv(&format!("{path}.conv1"), self.conv1(), x);
+        let input = x;
+        let mut y = ledger.conv(&format!("{path}.conv1"), self.conv1(), x);
+        if self.filters.is_some() {
+            y = ledger.bypass(input, y, self.width);
+        }
         let y = ledger.batch_norm(&format!("{path}.bn1"), y);
         let y = ledger.relu(y);
-        let y = ledger.conv(&format!("{path}.conv2"), self.conv2(), y);
+        if self.filters.is_none() {
+            ledger.gate(&format!("{path}.conv1"));
+        }
+        let inner = y;
+        let mut y = ledger.conv(&format!("{path}.conv2"), self.conv2(), y);
+        if self.filters.is_some() {
+            y = ledger.bypass(inner, y, self.outputs);
+        }
         let y = ledger.batch_norm(&format!("{path}.bn2"), y);
         let x = match self.widening {
             Widening::None => x,
@@ -173,13 +205,20 @@ impl BlockConfig {
                 (Some(Projection { conv, bn: BatchNorm::new(self.outputs, init) }), None)
             }
         };
+        let bypass = |path: &str, place: usize, inputs, outputs, stride| {
+            let filters = self.filters.as_ref()?[place].clone();
+            Some(BypassConfig { inputs, outputs, stride, filters }.init(&init.at(path), SCHEME))
+        };
         Block {
+            bypass1: bypass("bypass1", 0, self.inputs, self.width, self.stride()),
+            bypass2: bypass("bypass2", 1, self.width, self.outputs, 1),
             conv1: self.conv1().init(&init.at("conv1"), SCHEME),
             bn1: BatchNorm::new(self.width, init),
             conv2: self.conv2().init(&init.at("conv2"), SCHEME),
             bn2: BatchNorm::new(self.outputs, init),
             shortcut,
             front,
+            gate: self.gated.then(|| GateConfig::new(self.inputs, self.width).init(&init.at("gate"))),
         }
     }
 }
@@ -194,18 +233,37 @@ pub struct Block {
     shortcut: Option<Projection>,
     /// Zero channels in front, where the block widens by shortcut A.
     front: Option<usize>,
+    /// Opens and closes the channels between the convolutions, while a method learns which are needed.
+    gate: Option<Gate>,
+    /// What runs around the first convolution.
+    bypass1: Option<Bypass>,
+    /// What runs around the second convolution.
+    bypass2: Option<Bypass>,
 }
 
 impl Block {
-    fn forward(&self, x: Activation, sparsity: &Sparsity) -> Activation {
-        let y = self.bn1.forward(self.conv1.forward(x.clone(), sparsity), Then::Relu);
-        let y = self.conv2.forward(y, sparsity);
+    fn forward(&self, x: Activation, sparsity: &Sparsity, gates: &mut Vec<Gates>) -> Activation {
+        let mut y = self.bn1.forward(with_bypass(&self.conv1, &self.bypass1, x.clone(), sparsity), Then::Relu);
+        if let Some(gate) = &self.gate {
+            let decided = gate.decide(x.clone());
+            y = scale_maps(y, decided.open.clone());
+            gates.push(decided);
+        }
+        let y = with_bypass(&self.conv2, &self.bypass2, y, sparsity);
         let x = match (&self.shortcut, self.front) {
             (Some(projection), _) => projection.bn.forward(projection.conv.forward(x, sparsity), Then::Nothing),
             (None, Some(front)) => pad_shortcut(x, front, y.dims()[1]),
             (None, None) => x,
         };
         self.bn2.forward(y, Then::AddRelu(x))
+    }
+}
+
+/// Convolves, with or without a bypass around the convolution.
+fn with_bypass(conv: &Conv2d, bypass: &Option<Bypass>, x: Activation, sparsity: &Sparsity) -> Activation {
+    match bypass {
+        None => conv.forward(x, sparsity),
+        Some(bypass) => bypass.around(conv.forward(x.clone(), sparsity), x),
     }
 }
 

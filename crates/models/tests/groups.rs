@@ -43,6 +43,33 @@ fn reference(key: &str) -> Value {
 }
 
 #[test]
+fn with_a_bypass_every_convolution_of_a_block_may_lose_filters_by_itself() {
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let architecture = cifar("resnet20").with_shortcut(shortcut).with_bypass(true);
+        let channels = channels(&architecture);
+        let mut names: Vec<&str> = channels.groups.iter().map(|group| group.name.as_str()).collect();
+        names.sort_unstable();
+        let mut expected: Vec<String> =
+            (0..9).flat_map(|block| [1, 2].map(|conv| format!("blocks.{block}.conv{conv}"))).collect();
+        expected.sort();
+        assert_eq!(names, expected, "{shortcut:?}");
+        assert_eq!(
+            places(group(&channels, "blocks.4.conv2"), &[7]),
+            [("blocks.4.conv2.weight out".to_string(), vec![7])]
+        );
+
+        // Counted by hand: per channel one weight, a scale and a shift; per pixel one multiply-accumulate.
+        let (with, without) = (architecture.graph().unwrap(), architecture.clone().with_bypass(false).graph().unwrap());
+        let outputs: u64 = [16, 32, 64].iter().map(|width| 6 * width).sum();
+        assert_eq!(with.parameters - without.parameters, 3 * outputs);
+        assert_eq!(with.macs() - without.macs(), 6 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8));
+    }
+    let refused = |architecture: Architecture| architecture.check().unwrap_err();
+    assert!(refused(cifar("vgg11").with_bypass(true)).contains("bypass = true must be false for vgg11"));
+    assert!(refused(cifar("resnet20").with_bypass(true).with_gates(true)).contains("exclude each other"));
+}
+
+#[test]
 fn residual_networks_have_one_group_a_block_and_one_a_stage() {
     for (name, blocks) in [("resnet20", 3), ("resnet56", 9)] {
         for shortcut in [Shortcut::A, Shortcut::B] {

@@ -23,6 +23,10 @@ fn everything() -> Vec<Architecture> {
     for name in ["mlp", "lenet5"] {
         all.push(Architecture::new(name, 10, [1, 28, 28]));
     }
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        all.push(Architecture::new("resnet20", 10, [3, 32, 32]).with_shortcut(shortcut).with_bypass(true));
+    }
+    all.push(Architecture::new("resnet20", 3, [1, 5, 7]).with_bypass(true));
     // Sides that are odd, unequal or the smallest allowed.
     all.push(Architecture::new("resnet20", 3, [1, 29, 18]));
     all.push(Architecture::new("resnet20", 3, [1, 4, 5]).with_shortcut(Shortcut::B));

@@ -83,6 +83,13 @@ pub struct Group {
     pub members: Vec<Member>,
 }
 
+impl Group {
+    /// Returns the axis of weights along which units are masked: 1, where they are read, or 0 if no layer reads them.
+    pub fn mask_axis(&self) -> usize {
+        usize::from(self.members.iter().any(|member| (member.role, member.axis) == (Role::Weight, 1)))
+    }
+}
+
 /// Which places along the axes of parameters stay; what is not listed stays whole.
 pub type Places = BTreeMap<(String, usize), Vec<bool>>;
 
@@ -337,6 +344,11 @@ impl Coupling {
                     }
                     (0..width).for_each(|channel| self.join(start + channel, out + front + channel));
                 }
+                Op::Bypass => {
+                    let (start, width) = inputs[1];
+                    self.fixed[start..start + width].fill(true);
+                    self.fixed[out..out + node.width].fill(true);
+                }
                 Op::Flatten { area } => {
                     let (start, width) = inputs[0];
                     same_width(node.width / area)?;
@@ -415,6 +427,7 @@ impl Coupling {
                 | Op::Concat
                 | Op::Select { .. }
                 | Op::Pad { .. }
+                | Op::Bypass
                 | Op::Flatten { .. }
                 | Op::Attention { .. }
                 | Op::Output => {}

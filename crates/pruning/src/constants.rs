@@ -51,7 +51,9 @@ pub fn absorb<'a>(
         let nothing = Lack { values: vec![0.0; node.width], exact: true };
         let (own, lacking): (Vec<Option<f32>>, Lack) = match &node.op {
             // A layer normalisation has no constants: what it makes of a channel depends on the others.
-            Op::Input | Op::LayerNorm { .. } | Op::Embed { .. } | Op::Output => (vec![None; node.width], nothing),
+            Op::Input | Op::LayerNorm { .. } | Op::Embed { .. } | Op::Bypass | Op::Output => {
+                (vec![None; node.width], nothing)
+            }
             Op::Layer { path, bias, padded } => {
                 let (layer, rows) = weight(path);
                 // A channel is either gone and was constant, or there and lacks something.

@@ -134,6 +134,9 @@ pub enum Op {
         /// The number of tokens.
         tokens: usize,
     },
+    /// A convolution's channels, of which some may be missing, put in their places among others, plus a light bypass around
+    /// it, which has all of them. The second input is what both read; it stays whole, and so does the result.
+    Bypass,
     /// The logits, which all stay.
     Output,
 }
@@ -150,6 +153,9 @@ pub struct Graph {
     /// The operations in the order of the forward pass; without them weights can be pruned, but no channels.
     #[serde(default)]
     pub nodes: Vec<Node>,
+    /// The names of the channel groups that the network can gate by its input; a network without pruning has no gates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<String>,
 }
 
 impl Graph {

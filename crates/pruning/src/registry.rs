@@ -8,10 +8,10 @@ use crate::method::{added, added_names};
 use crate::scheduler::Removes;
 use crate::scheduler::Scheduler;
 use crate::schedulers::{
-    dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig, group_magnitude::GroupMagnitudeConfig,
-    polarization::PolarizationConfig, proximal_slimming::ProximalSlimmingConfig, rigl::RiglConfig, set::SetConfig,
-    slimming::SlimmingConfig, sparse_group_l0::SparseGroupL0Config, r#static::StaticConfig,
-    uniform_width::UniformWidthConfig,
+    consensus_gating::ConsensusGatingConfig, dense::DenseConfig, gmp::GmpConfig, granet::GranetConfig,
+    group_magnitude::GroupMagnitudeConfig, lapp::LappConfig, polarization::PolarizationConfig,
+    proximal_slimming::ProximalSlimmingConfig, rigl::RiglConfig, set::SetConfig, slimming::SlimmingConfig,
+    sparse_group_l0::SparseGroupL0Config, r#static::StaticConfig, uniform_width::UniformWidthConfig,
 };
 use crate::suggest::suggestion;
 use crate::units::ChannelOptions;
@@ -20,10 +20,12 @@ use crate::units::ChannelOptions;
 pub(crate) type Build = fn(Table, Horizon) -> Result<Box<dyn Scheduler>, String>;
 
 const SCHEDULERS: &[(&str, Build)] = &[
+    ("consensus-gating", |table, run| Ok(Box::new(read::<ConsensusGatingConfig>(table)?.init(run)?))),
     ("dense", |table, run| Ok(Box::new(read::<DenseConfig>(table)?.init(run)?))),
     ("gmp", |table, run| Ok(Box::new(read::<GmpConfig>(table)?.init(run)?))),
     ("granet", |table, run| Ok(Box::new(read::<GranetConfig>(table)?.init(run)?))),
     ("group-magnitude", |table, run| Ok(Box::new(read::<GroupMagnitudeConfig>(table)?.init(run)?))),
+    ("lapp", |table, run| Ok(Box::new(read::<LappConfig>(table)?.init(run)?))),
     ("polarization", |table, run| Ok(Box::new(read::<PolarizationConfig>(table)?.init(run)?))),
     ("proximal-slimming", |table, run| Ok(Box::new(read::<ProximalSlimmingConfig>(table)?.init(run)?))),
     ("rigl", |table, run| Ok(Box::new(read::<RiglConfig>(table)?.init(run)?))),

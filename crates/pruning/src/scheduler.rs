@@ -6,6 +6,7 @@ use crate::allocation::Allocation;
 use crate::clock::Clock;
 use crate::graph::LayerSpec;
 use crate::layer::Layer;
+use crate::learned::{GateMeans, GatedGroup, MaskedGroup};
 use crate::mask::Mask;
 use crate::units::GroupView;
 use crate::{Random, score};
@@ -52,6 +53,11 @@ pub enum Cut {
         /// The share that stays.
         macs: f64,
     },
+    /// The same, and then units come back, those with the highest scores first, as long as the cost allows it.
+    Filled {
+        /// The share that stays.
+        macs: f64,
+    },
     /// The lowest scores of the whole network, until this share of the units is removed.
     Share(f64),
     /// Every unit whose score is zero or less.
@@ -69,6 +75,13 @@ pub enum Removes {
     /// Units of channel groups that pass one batch normalisation, whose scale the method learns to rank them by: it is
     /// asked for [`penalty`](Scheduler::penalty) and [`after_step`](Scheduler::after_step) at every step.
     Scaled,
+    /// Units of channel groups that the method masks, and no longer masks, as it learns from the loss: it is asked for
+    /// [`mask_units`](Scheduler::mask_units) before every step and told what came of it by
+    /// [`learn_masks`](Scheduler::learn_masks).
+    Masked,
+    /// Units of channel groups that the network can gate: each image opens and closes the gates by itself until the cut,
+    /// and [`gate_slopes`](Scheduler::gate_slopes) pulls at their means over a batch.
+    Gated,
 }
 
 impl Event {
@@ -290,6 +303,35 @@ pub trait Scheduler: Send {
     /// Sees the weights of a layer, one row per unit, after an optimizer step, and may change them.
     fn after_weight_step(&mut self, clock: &Clock, layer: &LayerSpec, weights: &mut [f32]) {
         let _ = (clock, layer, weights);
+    }
+
+    /// Says whether the next forward pass leaves out the units that [`mask_units`](Scheduler::mask_units) masks.
+    fn masks_units(&self) -> bool {
+        false
+    }
+
+    /// Masks units of a group for the next step; `sizes` has the mean absolute weight of each unit's filter.
+    fn mask_units(&mut self, group: &str, sizes: &[f32]) -> Mask {
+        let _ = group;
+        Mask::dense(sizes.len())
+    }
+
+    /// Learns from a step that was taken with masks; `macs` is the share of the full network's multiply-accumulates that
+    /// they leave.
+    fn learn_masks(&mut self, clock: &Clock, macs: f64, groups: &[MaskedGroup]) {
+        let _ = (clock, macs, groups);
+    }
+
+    /// Returns the gradient of the method's penalty with respect to the mean over a batch of every gate, group by group;
+    /// `iteration` is the step under way.
+    fn gate_slopes(&self, iteration: u64, groups: &[GatedGroup]) -> Vec<Vec<f32>> {
+        let _ = iteration;
+        groups.iter().map(|group| vec![0.0; group.means.len()]).collect()
+    }
+
+    /// Sees the gates of a group over all training images, before the cut that takes their place.
+    fn see_gates(&mut self, group: &str, means: &GateMeans) {
+        let _ = (group, means);
     }
 
     /// Forgets what it knows of the units of a group that are cut away: `kept` has a flag for each unit there was.

@@ -80,6 +80,23 @@ impl GroupView<'_> {
         }
         sums
     }
+
+    /// Returns the mean absolute weight of the rows that make each unit.
+    pub fn sizes(&self) -> Vec<f32> {
+        let mut sums = vec![(0.0f64, 0usize); self.group.units];
+        for member in self.group.members.iter().filter(|member| (member.role, member.axis) == (Role::Weight, 0)) {
+            let at = self.layers.iter().position(|layer| layer.name == member.parameter).expect("members are layers");
+            let width = self.layers[at].width();
+            for ((sum, count), places) in sums.iter_mut().zip(&member.places) {
+                for &place in places {
+                    let row = &self.weights[at][place * width..][..width];
+                    *sum += row.iter().map(|weight| f64::from(weight.abs())).sum::<f64>() / width as f64;
+                    *count += 1;
+                }
+            }
+        }
+        sums.into_iter().map(|(sum, count)| (sum / count.max(1) as f64) as f32).collect()
+    }
 }
 
 /// The channel groups of a network and the units that are left of them.
@@ -89,12 +106,14 @@ pub(crate) struct Units {
     /// The units that are kept, by group.
     pub(crate) kept: Vec<Mask>,
     pub(crate) options: ChannelOptions,
+    /// The units that say something by what the method has learned, by group; the others are to leave nothing behind.
+    pub(crate) heard: Vec<Mask>,
     /// Which groups may lose units.
     prunable: Vec<bool>,
     /// How many units each group had at first.
     full: Vec<usize>,
     /// The fewest units that each group keeps.
-    least: Vec<usize>,
+    pub(crate) least: Vec<usize>,
 }
 
 impl Units {
@@ -119,7 +138,13 @@ impl Units {
                 .members
                 .iter()
                 .any(|member| (member.role, member.axis) == (Role::Weight, 0) && exclude.contains(&member.parameter));
-            options.groups.contains(&group.kind) && !spared && (removes != Removes::Scaled || scale(group).is_some())
+            let fits = match removes {
+                Removes::Weights | Removes::Channels => true,
+                Removes::Scaled => scale(group).is_some(),
+                Removes::Masked => can_be_masked(group),
+                Removes::Gated => graph.gates.contains(&group.name),
+            };
+            options.groups.contains(&group.kind) && !spared && fits
         };
         let prunable: Vec<bool> = channels.groups.iter().map(may).collect();
         if !prunable.contains(&true) {
@@ -138,8 +163,22 @@ impl Units {
                         }
                     )
                 }
+                Removes::Gated => format!(
+                    "this network has no gates on a group of kind {} that may be pruned; resnet20 to resnet110 have them on \
+                     their inner groups",
+                    kinds.join(", ")
+                ),
                 _ => format!("this network has no channel group of kind {} that may be pruned", kinds.join(", ")),
             });
+        }
+        if removes == Removes::Gated
+            && let Some((group, _)) =
+                channels.groups.iter().zip(&prunable).find(|(group, may)| !**may && graph.gates.contains(&group.name))
+        {
+            return Err(format!(
+                "`{}` has gates, so that `exclude` may not name its layer and `groups` must hold its kind",
+                group.name
+            ));
         }
         let full: Vec<usize> = channels.groups.iter().map(|group| group.units).collect();
         let least = |&units: &usize| {
@@ -148,6 +187,7 @@ impl Units {
         };
         Ok(Self {
             kept: full.iter().map(|&units| Mask::dense(units)).collect(),
+            heard: full.iter().map(|&units| Mask::dense(units)).collect(),
             least: full.iter().zip(&prunable).map(|(full, may)| if *may { least(full) } else { *full }).collect(),
             full,
             prunable,
@@ -187,6 +227,24 @@ impl Units {
                 let order = self.weakest_first(scores);
                 let fits = |n: usize| self.cost(graph, &self.without(&order[..n])) as f64 <= macs * dense_macs as f64;
                 self.without(&order[..fewest(order.len(), fits)])
+            }
+            Cut::Filled { macs } => {
+                let order = self.weakest_first(scores);
+                let fits = |counts: &[usize]| self.cost(graph, counts) as f64 <= macs * dense_macs as f64;
+                let removed = &order[..fewest(order.len(), |n| fits(&self.without(&order[..n])))];
+                let mut counts = self.without(removed);
+                let mut full = vec![false; counts.len()];
+                for &g in removed.iter().rev() {
+                    let mut more = counts.clone();
+                    more[g] = self.bounded(g, counts[g] + 1);
+                    if !full[g] && fits(&more) {
+                        counts = more;
+                    } else {
+                        // What does not fit now will not fit later, when there is more.
+                        full[g] = true;
+                    }
+                }
+                counts
             }
             Cut::Share(share) => {
                 let order = self.weakest_first(scores);
@@ -238,7 +296,7 @@ impl Units {
         counts.iter().enumerate().map(|(g, &count)| self.bounded(g, count)).collect()
     }
 
-    fn cost(&self, graph: &Graph, counts: &[usize]) -> u64 {
+    pub(crate) fn cost(&self, graph: &Graph, counts: &[usize]) -> u64 {
         // The cost depends on how many units stay, not on which.
         let units: Vec<Mask> = self.kept.iter().zip(counts).map(|(kept, &k)| first(kept.len(), k)).collect();
         self.channels.macs(graph, &units)
@@ -252,6 +310,7 @@ impl Units {
             channels.groups.iter().map(|group| &group.name).eq(self.channels.groups.iter().map(|group| &group.name));
         assert!(same, "a cut leaves every group its name and at least one unit");
         self.kept = channels.groups.iter().map(|group| Mask::dense(group.units)).collect();
+        self.heard.clone_from(&self.kept);
         self.channels = channels;
     }
 }
@@ -276,6 +335,11 @@ pub(crate) fn scale(group: &Group) -> Option<&str> {
     let mut scales = group.members.iter().filter(|member| member.role == Role::Scale);
     let first = scales.next()?;
     scales.next().is_none().then_some(first.parameter.as_str())
+}
+
+/// Says whether units can be masked without touching anything else: where they are read, or as the rows of one weight.
+fn can_be_masked(group: &Group) -> bool {
+    group.mask_axis() == 1 || group.members.len() == 1
 }
 
 fn first(units: usize, kept: usize) -> Mask {

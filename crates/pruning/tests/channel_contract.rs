@@ -6,7 +6,8 @@
 use bonsai_pruning::channels::{GroupKind, Role};
 use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{
-    Clock, Engine, EngineState, Graph, GroupScales, Horizon, Kind, LayerSpec, Mask, Options, Removes, build, names,
+    Clock, Engine, EngineState, GateMeans, Graph, GroupScales, Horizon, Kind, LayerSpec, Mask, Options, Removes, build,
+    names,
 };
 
 const RUN: Horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
@@ -99,6 +100,22 @@ const ROWS: &[Row] = &[
         event: |t| (t == 20).then_some(0.5),
         units: None,
     },
+    Row { table: "name = 'lapp'\nmacs = 0.5\nend_epoch = 2", event: |t| (t == 20).then_some(0.5), units: None },
+    Row {
+        table: "name = 'lapp'\nmacs = 0.25\nend_epoch = 3\nthreshold_lr = 0.5\ngroups = ['inner', 'stream']\nfloor = 0.2",
+        event: |t| (t == 30).then_some(0.25),
+        units: None,
+    },
+    Row {
+        table: "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 2",
+        event: |t| (t == 20).then_some(0.5),
+        units: None,
+    },
+    Row {
+        table: "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 1\nexact = false",
+        event: |t| (t == 10).then_some(1.0),
+        units: None,
+    },
 ];
 
 /// The cost left by the cubic curve from the whole network to `m` in `n` steps, written apart from the crate's own.
@@ -152,6 +169,7 @@ fn graph([stream, first, second]: Widths) -> Graph {
     let weights: usize = layers.iter().map(LayerSpec::weights).sum();
     graph.parameters = (weights + 10 + 2 * (3 * stream + first + second)) as u64;
     graph.layers = layers;
+    graph.gates = vec!["a.conv1".to_string(), "b.conv1".to_string()];
     graph
 }
 
@@ -214,7 +232,26 @@ impl Training {
             scales.iter_mut().zip(gradient).for_each(|(scale, gradient)| *scale -= 0.1 * gradient);
             self.engine.after_step(&clock, &name, scales);
         }
+        if self.engine.masks_units() {
+            let by_group = |what: &str, at: f32| -> Vec<Vec<f32>> {
+                let value = |name: &String, unit: &usize| at + noise(0, &format!("{what} {name}"), *unit) / 10.0;
+                self.left.iter().map(|(name, units, _)| units.iter().map(|unit| value(name, unit)).collect()).collect()
+            };
+            let (sizes, slopes) = (by_group("size", 1.0), by_group("slope", 0.0));
+            let masks = self.engine.mask_units_of(&sizes);
+            assert!(masks.iter().all(|mask| mask.kept() > 0));
+            self.engine.learn_masks(&clock, &slopes);
+        }
         let event = self.engine.due(&clock);
+        if event.is_some() && self.engine.has_gates() {
+            let units = |name: &str| &self.left.iter().find(|(group, ..)| group == name).unwrap().1;
+            let means = |name: &String| {
+                let open: Vec<f32> = units(name).iter().map(|unit| noise(0, name, *unit) / 2.0 + 0.5).collect();
+                GateMeans { probability: open.clone(), open }
+            };
+            let means: Vec<GateMeans> = self.engine.graph().gates.iter().map(means).collect();
+            self.engine.see_gates(&means);
+        }
         let promised = (row.event)(self.done);
         assert_eq!(event.map(|event| event.cut.is_some()), promised.map(|_| true), "{} at {}", row.table, self.done);
         let (Some(event), Some(macs)) = (event, promised) else { return };
@@ -401,6 +438,18 @@ fn what_cannot_be_is_refused_with_a_sentence() {
         refused(slimming, &plain, &[]),
         "channels are ranked by the scale of their batch normalisation, and no group of kind inner, heads has one of its own"
     );
+    let gating = "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 2";
+    assert_eq!(
+        refused(gating, &Graph { gates: Vec::new(), ..graph(FULL) }, &[]),
+        "this network has no gates on a group of kind inner, heads that may be pruned; resnet20 to resnet110 have them on \
+         their inner groups"
+    );
+    assert_eq!(
+        refused(gating, &graph(FULL), &["a.conv1.weight"]),
+        "`a.conv1` has gates, so that `exclude` may not name its layer and `groups` must hold its kind"
+    );
+    let lapp = "name = 'lapp'\nmacs = 0.01\nend_epoch = 2";
+    assert!(refused(lapp, &graph(FULL), &[]).starts_with("`macs` is 0.01, but this network costs 0."));
     assert!(refused(slimming, &Graph { nodes: Vec::new(), ..graph(FULL) }, &[]).contains("coupling of `stem.weight`"));
     let polarization = "name = 'polarization'\nlambda = 1e-4\nt = 1.2\nend_epoch = 2";
     assert_eq!(refused(polarization, &plain, &[]), refused(slimming, &plain, &[]));

@@ -133,8 +133,16 @@ fn zeros(engine: &Engine) -> Vec<Vec<f32>> {
 }
 
 /// Schedulers that remove channels; their rows are in `channel_contract.rs`.
-const CHANNELS: &[&str] =
-    &["group-magnitude", "polarization", "proximal-slimming", "slimming", "sparse-group-l0", "uniform-width"];
+const CHANNELS: &[&str] = &[
+    "consensus-gating",
+    "group-magnitude",
+    "lapp",
+    "polarization",
+    "proximal-slimming",
+    "slimming",
+    "sparse-group-l0",
+    "uniform-width",
+];
 
 #[test]
 fn every_scheduler_that_removes_weights_has_a_row() {

@@ -5,6 +5,8 @@
 
 use bonsai_pruning::Horizon;
 use bonsai_pruning::proximal::Penalty;
+use bonsai_pruning::schedulers::consensus_gating::ConsensusGating;
+use bonsai_pruning::schedulers::lapp::Lapp;
 use bonsai_pruning::schedulers::polarization;
 use bonsai_pruning::schedulers::proximal_slimming::ProximalSlimmingConfig;
 use bonsai_pruning::schedulers::slimming;
@@ -167,6 +169,21 @@ fn copies_of_weights_in_sparse_group_l0() {
 }
 
 #[test]
+fn slopes_of_lapp_masks() {
+    let cases = reference("reading_lapp_mask");
+    for case in cases["cases"].as_array().unwrap() {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let (tau, temperature) = (number("tau"), number("temp"));
+        for ((score, slope), hard) in
+            numbers(&case["score"]).into_iter().zip(numbers(&case["dtau"])).zip(numbers(&case["hard"]))
+        {
+            close(&format!("{score} over {tau}"), Lapp::mask_slope(score, tau, temperature), slope);
+            assert_eq!(score > tau, hard == 1.0);
+        }
+    }
+}
+
+#[test]
 fn proximal_maps_of_groups() {
     let cases = reference("prox_group_lasso");
     for case in cases.as_array().unwrap() {
@@ -176,5 +193,17 @@ fn proximal_maps_of_groups() {
         for (ours, theirs) in filter.into_iter().zip(numbers(&case["out"])) {
             assert!((f64::from(ours) - theirs).abs() < 1e-6, "{ours} instead of {theirs}");
         }
+    }
+}
+
+#[test]
+fn polarization_of_gates() {
+    let cases = reference("reading_consensus_gate_loss");
+    for case in cases["cases"].as_array().unwrap() {
+        let means: Vec<f32> = numbers(&case["gbar"]).into_iter().map(|mean| mean as f32).collect();
+        let (loss, slopes) = ConsensusGating::polar(&means);
+        let near = |ours: f64, theirs: f64| assert!((ours - theirs).abs() < 1e-7, "{ours} instead of {theirs}");
+        near(loss, case["polar"].as_f64().unwrap());
+        slopes.into_iter().zip(numbers(&case["grad"])).for_each(|(ours, theirs)| near(ours, theirs));
     }
 }

@@ -72,7 +72,7 @@ impl Run<'_> {
             best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
             target_sparsity: match engine.scheduler().removes() {
                 Removes::Weights => engine.scheduler().target(),
-                Removes::Channels | Removes::Scaled => f64::NAN,
+                Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => f64::NAN,
             },
             target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),

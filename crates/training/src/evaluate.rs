@@ -6,11 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use bonsai_data::{Images, Loader, Source};
 use bonsai_models::{Network, Sparsity};
+use bonsai_pruning::GateMeans;
 use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::loss::cross_entropy;
 use crate::meter::{Meter, Totals};
+use crate::parameters::to_host;
 use crate::snapshot;
 use crate::trainee::{load_network, tensors};
 
@@ -29,6 +31,30 @@ pub fn evaluate(network: &Network, sparsity: &Sparsity, loader: &Loader) -> Tota
     }
     meter.read();
     meter.totals()
+}
+
+/// Returns the gates of `network` over all images of a loader, in evaluation mode and as they are; none where it has none.
+pub fn gates(network: &Network, loader: &Loader) -> Vec<GateMeans> {
+    let network = network.valid();
+    let device = network.devices().into_iter().next().expect("a network has parameters").inner();
+    let mut sums: Vec<[Vec<f64>; 2]> = Vec::new();
+    let mut count = 0;
+    for batch in loader.in_order() {
+        let (images, _) = tensors(&batch, 0..batch.labels.len(), &device);
+        let (_, gates) = network.forward_gated(images, &Sparsity::default());
+        count += batch.labels.len();
+        sums.resize_with(gates.len(), Default::default);
+        for (sums, gates) in sums.iter_mut().zip(gates) {
+            for (sums, values) in sums.iter_mut().zip([gates.open, gates.probability]) {
+                let channels = values.dims()[1];
+                sums.resize(channels, 0.0);
+                let of_batch = to_host(values.sum_dim(0).reshape([channels]));
+                sums.iter_mut().zip(of_batch).for_each(|(sum, value)| *sum += f64::from(value));
+            }
+        }
+    }
+    let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
+    sums.into_iter().map(|[open, probability]| GateMeans { open: mean(open), probability: mean(probability) }).collect()
 }
 
 /// Makes the loader of an evaluation: in order, not augmented.

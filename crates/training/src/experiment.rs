@@ -39,6 +39,9 @@ pub struct Experiment {
     /// The first layers of a residual network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem: Option<Stem>,
+    /// Whether a light bypass runs around every convolution inside the blocks of a CIFAR ResNet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bypass: bool,
     /// The data set.
     pub data: DataSet,
     /// The first so many training records, counted after the validation split is cut off; absent: all.
@@ -141,6 +144,7 @@ impl Experiment {
         if let Some(stem) = self.stem {
             architecture.stem = stem;
         }
+        architecture.bypass = self.bypass;
         architecture
     }
 

@@ -10,6 +10,7 @@ mod ending;
 pub mod evaluate;
 pub mod experiment;
 pub mod hardware;
+mod learned;
 pub mod loss;
 pub mod lr;
 pub mod meter;

@@ -55,6 +55,16 @@ impl Optimizer {
         Self { rule, weight_decay, steps: 0, moments: BTreeMap::new() }
     }
 
+    /// The steps that were taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Forgets the moments of parameters that are gone.
+    pub fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        self.moments.retain(|name, _| !gone(name));
+    }
+
     /// Begins a step; [`update`](Self::update) is then called once for every parameter.
     pub fn begin_step(&mut self) {
         self.steps += 1;

@@ -83,6 +83,83 @@ pub fn rows(tensors: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
     matrices
 }
 
+/// Returns the mean absolute weight of every row of `layers`, in one transfer.
+///
+/// # Panics
+///
+/// Panics if the network has no parameter of a layer's name.
+pub fn row_sizes(network: &Network, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
+    let mut found = BTreeMap::new();
+    visit(network, |info, values| {
+        found.insert(info.name.clone(), values);
+    });
+    let sizes = |layer: &LayerSpec| {
+        let weight = found[&layer.name].clone().abs();
+        let [units, width] = [layer.units(), layer.width()];
+        match layer.kind {
+            Kind::Conv => weight.reshape([units, width]).mean_dim(1).reshape([units]),
+            Kind::Linear => weight.reshape([width, units]).mean_dim(0).reshape([units]),
+        }
+    };
+    split(layers.iter().map(sizes).collect())
+}
+
+/// Returns for every input channel of `layers` the sum of weight times gradient over all weights that read it, in one
+/// transfer.
+///
+/// # Panics
+///
+/// Panics if the network has no parameter of a layer's name, or there is no gradient for one.
+pub fn column_slopes(network: &Network, gradients: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
+    let mut found = BTreeMap::new();
+    visit(network, |info, values| {
+        found.insert(info.name.clone(), values);
+    });
+    let slopes = |layer: &LayerSpec| {
+        let products = found[&layer.name].clone() * gradients[&layer.name].clone();
+        let [units, columns] = [layer.units(), layer.shape[1]];
+        match layer.kind {
+            Kind::Conv => {
+                let of_rows = products.reshape([units, columns, layer.width() / columns]).sum_dim(2);
+                of_rows.sum_dim(0).reshape([columns])
+            }
+            Kind::Linear => products.reshape([columns, units]).sum_dim(1).reshape([columns]),
+        }
+    };
+    split(layers.iter().map(slopes).collect())
+}
+
+/// Returns for every row of `layers` the sum of weight times gradient, in one transfer.
+///
+/// # Panics
+///
+/// Panics if the network has no parameter of a layer's name, or there is no gradient for one.
+pub fn row_slopes(network: &Network, gradients: &Gradients, layers: &[LayerSpec]) -> Vec<Vec<f32>> {
+    let mut found = BTreeMap::new();
+    visit(network, |info, values| {
+        found.insert(info.name.clone(), values);
+    });
+    let slopes = |layer: &LayerSpec| {
+        let products = found[&layer.name].clone() * gradients[&layer.name].clone();
+        let [units, width] = [layer.units(), layer.width()];
+        match layer.kind {
+            Kind::Conv => products.reshape([units, width]).sum_dim(1).reshape([units]),
+            Kind::Linear => products.reshape([width, units]).sum_dim(0).reshape([units]),
+        }
+    };
+    split(layers.iter().map(slopes).collect())
+}
+
+/// Reads tensors to the host in one transfer.
+fn split(parts: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
+    let lengths: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
+    if parts.is_empty() {
+        return Vec::new();
+    }
+    let mut all = to_host(Tensor::cat(parts, 0)).into_iter();
+    lengths.into_iter().map(|length| all.by_ref().take(length).collect()).collect()
+}
+
 /// Returns the id of every parameter, by name.
 pub fn ids(network: &Network) -> BTreeMap<String, ParamId> {
     let mut ids = BTreeMap::new();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
-use bonsai_pruning::scheduler::Event;
+use bonsai_pruning::scheduler::{Event, Removes};
 use tracing::{info, warn};
 
 use crate::Mistake;
@@ -243,12 +243,40 @@ impl<'a> Run<'a> {
         self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels })
     }
 
-    /// Records a mask event of the iteration under way, with the constants that were absorbed for removed channels.
-    pub fn record_event(&mut self, event: &Event, change: &Change, absorbed: [f32; 2]) -> Result<()> {
+    /// Carries out a mask event of the iteration under way and records it, with the constants that were absorbed for removed
+    /// channels, and for a method that learned masks or gates with the accuracy before and after they became final.
+    pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Result<()> {
+        let learned = matches!(self.parts.trainee.engine.scheduler().removes(), Removes::Masked | Removes::Gated);
+        let ends_learning = event.cut.is_some() && learned;
+        let before = ends_learning.then(|| self.valid_accuracy());
+        if ends_learning && self.parts.trainee.engine.has_gates() {
+            let means = evaluate::gates(&self.parts.trainee.network, &self.parts.train);
+            self.parts.trainee.engine.see_gates(&means);
+        }
+        let (change, absorbed) = self.parts.trainee.event(clock, event, dense);
         let named = ["absorbed exactly", "absorbed but for padded borders"].into_iter().zip(absorbed);
-        let figures =
-            named.filter(|(_, largest)| *largest > 0.0).map(|(name, largest)| (name.to_string(), largest.into()));
-        self.record_change(self.at.iteration + 1, event.replace, change, figures.collect())
+        let mut figures: BTreeMap<String, f64> = named
+            .filter(|(_, largest)| *largest > 0.0)
+            .map(|(name, largest)| (name.to_string(), largest.into()))
+            .collect();
+        if let Some(before) = before {
+            figures.insert("validation accuracy before the cut".to_string(), before);
+            figures.insert("validation accuracy after the cut".to_string(), self.valid_accuracy());
+        }
+        self.record_change(clock.iteration, event.replace, &change, figures)?;
+        if clock.iteration == self.last_pruning
+            && let Some(sentence) = missed_target(&self.parts.trainee.engine)
+        {
+            warn!("{sentence}");
+            self.dashboard.note(&sentence);
+        }
+        Ok(())
+    }
+
+    /// The accuracy on the validation split of the network as it is.
+    fn valid_accuracy(&self) -> f64 {
+        let trainee = &self.parts.trainee;
+        evaluate::evaluate(&trainee.effective(), trainee.sparsity(), &self.parts.valid).accuracy()
     }
 
     fn record_change(
@@ -298,7 +326,8 @@ impl<'a> Run<'a> {
     /// Validates, writes the epoch's rows and a checkpoint, and moves on to the next epoch.
     pub fn end_epoch(&mut self) -> Result<()> {
         let began = Instant::now();
-        let valid = evaluate::evaluate(&self.parts.trainee.network, self.parts.trainee.sparsity(), &self.parts.valid);
+        let trainee = &self.parts.trainee;
+        let valid = evaluate::evaluate(&trainee.effective(), trainee.sparsity(), &self.parts.valid);
         if !valid.loss.is_finite() {
             self.dashboard.finish();
             return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
@@ -422,6 +451,20 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// Says by how much the cost misses the method's target, where it is more than a hundredth of it.
+fn missed_target(engine: &Engine) -> Option<String> {
+    let target = engine.scheduler().target_macs()?;
+    let left = engine.macs() as f64 / engine.dense_macs() as f64;
+    let off = left / target - 1.0;
+    (off.abs() > 0.01).then(|| {
+        format!(
+            "{left:.4} of the multiply-accumulates are left, {:.1} % off the target of {target}: no unit that could go or stay \
+             comes nearer",
+            100.0 * off
+        )
+    })
 }
 
 /// One row per prunable layer, as it is now.

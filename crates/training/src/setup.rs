@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::{Loader, Source};
+use bonsai_models::layers::is_of_gate;
 use bonsai_pruning::clock::{Clock, Horizon};
 use burn::tensor::Device;
 
@@ -144,7 +145,8 @@ pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -
     let mut trainee = Trainee::new(architecture, experiment.seed, engine, optimizer, options, device)?;
     let mut decayed = BTreeSet::new();
     crate::parameters::visit(&trainee.network, |info, _| {
-        if info.trainable && (experiment.decays_all() || matrices.contains(&info.name)) {
+        let decays = experiment.decays_all() || matrices.contains(&info.name);
+        if info.trainable && decays && !is_of_gate(&info.name) {
             decayed.insert(info.name.clone());
         }
     });

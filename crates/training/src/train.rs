@@ -69,8 +69,7 @@ fn run(setup: &Setup, opening: Opening, careful_until: u64) -> Result<Outcome> {
                 run.trainee().step(gradients, &clock);
             }
             if let Some(event) = event {
-                let (change, absorbed) = run.trainee().event(&clock, &event, dense.as_ref());
-                run.record_event(&event, &change, absorbed)?;
+                run.event(&clock, &event, dense.as_ref())?;
             }
             run.advance(batch.labels.len())?;
 

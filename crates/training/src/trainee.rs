@@ -51,6 +51,8 @@ pub struct Trainee {
     pub(crate) masks: BTreeMap<String, Tensor<1>>,
     /// The same for kernels that leave removed weights out.
     sparsity: Sparsity,
+    /// What a method that learns masks multiplies the weights by that read masked units, while it learns; 0 or 1.
+    pub(crate) factors: BTreeMap<String, Tensor<1>>,
 }
 
 /// What a checkpoint holds of a trainee besides tensors.
@@ -58,13 +60,14 @@ pub struct Trainee {
 pub struct TraineeState {
     optimizer_steps: u64,
     engine: EngineState,
-    /// The network that the tensors belong to, where channels were cut away.
+    /// The network that the tensors belong to, where channels or gates were taken away or may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     architecture: Option<Architecture>,
 }
 
 impl Trainee {
-    /// Builds the network of an architecture on `device`, which has autodiff, and puts the parts together.
+    /// Builds the network of an architecture on `device`, which has autodiff, and puts the parts together; the network has
+    /// gates if the method learns by them.
     ///
     /// # Errors
     ///
@@ -77,9 +80,10 @@ impl Trainee {
         options: StepOptions,
         device: Device,
     ) -> Result<Self> {
+        let architecture = architecture.with_gates(engine.has_gates());
         let network = Network::new(&architecture, seed, &device).map_err(anyhow::Error::msg)?;
-        let (masks, sparsity) = (BTreeMap::new(), Sparsity::default());
-        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity })
+        let (masks, sparsity, factors) = (BTreeMap::new(), Sparsity::default(), BTreeMap::new());
+        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity, factors })
     }
 
     /// The network's architecture as it is now.
@@ -114,6 +118,7 @@ impl Trainee {
         if self.engine.wants_compaction() {
             self.compact();
         }
+        self.mask_anew();
         change
     }
 
@@ -130,6 +135,7 @@ impl Trainee {
         let sparsity = sparsity.with_precision(self.options.precision);
         let records = batch.labels.len();
         let piece = records.div_ceil(self.options.accumulate.max(1));
+        let network = self.effective();
         let mut sum = Gradients::new();
         for start in (0..records).step_by(piece) {
             let end = records.min(start + piece);
@@ -137,16 +143,20 @@ impl Trainee {
                 let _section = section(Part::Data);
                 tensors(batch, start..end, &self.device)
             };
-            let logits = self.network.forward_sparse(images, &sparsity);
+            let (logits, gates) = network.forward_gated(images, &sparsity);
             let smoothing = self.options.label_smoothing;
             let loss = timed(Part::Loss, logits.clone(), |logits| cross_entropy(logits, labels.clone(), smoothing));
             {
                 let _section = section(Part::Loss);
                 meter.add(loss.clone().inner(), logits.inner(), labels.inner());
             }
+            let loss = match self.pull(gates) {
+                Some(pull) => loss + pull,
+                None => loss,
+            };
             let share = (end - start) as f64 / records as f64;
             let gradients = (if share < 1.0 { loss * share } else { loss }).backward();
-            for (name, gradient) in parameters::gradients(&self.network, gradients) {
+            for (name, gradient) in parameters::gradients(&network, gradients) {
                 let gradient = match sum.remove(&name) {
                     Some(earlier) => earlier + gradient,
                     None => gradient,
@@ -160,6 +170,7 @@ impl Trainee {
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
     pub fn step(&mut self, mut gradients: Gradients, clock: &Clock) {
         let _section = section(Part::Optimizer);
+        self.learn(clock, &mut gradients);
         self.penalise(clock, &mut gradients);
         for (name, mask) in &self.masks {
             let _section = section(Part::Masks);
@@ -190,6 +201,7 @@ impl Trainee {
         });
         self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));
         self.shape_weights(clock);
+        self.mask_anew();
     }
 
     /// Lets the engine prune and regrow, zeroes what was removed or has just been grown, and cuts removed channels away.
@@ -197,9 +209,13 @@ impl Trainee {
     /// With the change comes the largest constant that was absorbed for removed channels: exactly, and at padded borders.
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> (Change, [f32; 2]) {
         let layers = self.engine.layers();
-        let weights = parameters::weights(&self.network, layers);
+        let mut weights = parameters::weights(&self.network, layers);
         let gradients = dense.map(|dense| parameters::rows(dense, layers));
         let change = self.engine.apply(clock, event, &weights, gradients.as_deref());
+        if event.cut.is_some() {
+            self.end_learning();
+        }
+        self.engine.silence(&mut weights);
         let absorbed = if change.groups.is_empty() { [0.0; 2] } else { self.absorb_constants(&weights) };
         self.apply(&change);
         if self.engine.wants_compaction() {
@@ -287,7 +303,8 @@ impl Trainee {
         for (name, bytes) in std::mem::take(&mut engine.masks) {
             tensors.insert(format!("mask/{name}"), HostTensor::bytes(bytes));
         }
-        let architecture = (!self.architecture.kept.is_empty()).then(|| self.architecture.clone());
+        let changes = !self.architecture.kept.is_empty() || self.engine.has_gates();
+        let architecture = changes.then(|| self.architecture.clone());
         (tensors, TraineeState { optimizer_steps, engine, architecture })
     }
 
@@ -327,6 +344,8 @@ impl Trainee {
         self.optimizer.restore(state.optimizer_steps, moments);
         self.engine.load(state.engine).map_err(anyhow::Error::msg).context("restoring the scheduler")?;
         self.place_masks();
+        self.factors.clear();
+        self.mask_anew();
         Ok(())
     }
 }

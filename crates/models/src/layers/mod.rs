@@ -6,8 +6,10 @@
 //! axes.
 
 mod batch_norm;
+mod bypass;
 mod conv;
 mod depthwise;
+mod gate;
 mod linear;
 mod pre_activation;
 mod sequential;
@@ -16,8 +18,10 @@ mod sparsity;
 
 pub use batch_norm::BatchNorm;
 pub use bonsai_kernels::{Activation, Then, Tokens, average_pool, concat, global_average, max_pool};
+pub use bypass::{Bypass, BypassConfig};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use depthwise::{Depthwise, DepthwiseConfig};
+pub use gate::{Gate, GateConfig, Gates, is_of_gate};
 pub use linear::{Linear, LinearConfig};
 pub use pre_activation::PreActivation;
 pub(crate) use pre_activation::PreActivationConfig;

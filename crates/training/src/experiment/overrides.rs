@@ -5,10 +5,11 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-static OPTIONAL: [(&str, Value); 8] = [
+static OPTIONAL: [(&str, Value); 9] = [
     ("name", Value::String(String::new())),
     ("shortcut", Value::String(String::new())),
     ("stem", Value::String(String::new())),
+    ("bypass", Value::Boolean(false)),
     ("train_records", Value::Integer(0)),
     ("lr.milestones", Value::Array(Vec::new())),
     ("optimizer.clip_norm", Value::Float(0.0)),

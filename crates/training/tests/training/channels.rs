@@ -107,6 +107,8 @@ fn zoo() -> Vec<(Architecture, &'static [GroupKind])> {
     vec![
         (cifar("resnet20", 16), COUPLED),
         (cifar("resnet20", 15).with_shortcut(Shortcut::B), COUPLED),
+        (cifar("resnet20", 16).with_bypass(true), COUPLED),
+        (cifar("resnet20", 15).with_shortcut(Shortcut::B).with_bypass(true), COUPLED),
         (cifar("resnet18", 16), COUPLED),
         (cifar("resnet50", 16), COUPLED),
         (cifar("preresnet164", 12), COUPLED),
@@ -154,7 +156,8 @@ fn a_network_gives_the_same_logits_before_and_after_channels_are_cut_out() {
 
 #[test]
 fn constants_of_removed_channels_are_absorbed() {
-    for case in zoo() {
+    // Around a bypass, a missing filter leaves no constant.
+    for case in zoo().into_iter().filter(|(architecture, _)| !architecture.bypass) {
         let name = title(&case);
         let (architecture, groups) = case;
         let mut trainee = trainee(architecture.clone(), SGD, ON_DEMAND, groups);

@@ -171,6 +171,52 @@ fn a_run_that_is_stopped_on_both_sides_of_a_cut_ends_like_one_that_was_not() {
     }
 }
 
+#[test]
+fn a_run_that_learns_masks_or_gates_may_be_stopped_before_at_and_after_the_cut() {
+    let few = ["train_records=40"];
+    // Two iterations an epoch, six in all; the cut is the fourth.
+    let lapp = "name = 'lapp'\nmacs = 0.5\nend_epoch = 2\nthreshold_lr = 10\nlambda = 50";
+    let gating = "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 2\ncost = 3000";
+    let bypass = ["train_records=40", "bypass=true"];
+    for (scheduler, assignments) in [(lapp, &few[..]), (lapp, &bypass[..]), (gating, &few[..])] {
+        let summary = stopping_changes_nothing(&small_with_channels("resnet20", scheduler), assignments, 6);
+        let left = summary.macs as f64 / summary.dense_macs as f64;
+        assert!((left - 0.5).abs() <= 0.005, "{scheduler}: {left} of the multiply-accumulates are left");
+        assert_eq!(summary.target_macs, Some(0.5));
+    }
+}
+
+#[test]
+fn a_cut_that_ends_learning_records_the_accuracy_before_and_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let gating = "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 2";
+    let setup = setup_of(&small_with_channels("resnet20", gating), &folder, &["train_records=40"]);
+    finished(train(setup.clone()).unwrap());
+    let [event] = &mask_events(&folder)[..] else { panic!("one cut") };
+    for figure in ["accuracy before the cut", "accuracy after the cut", "distance of a gate's mean from one half"] {
+        assert!(event.contains(figure), "{event}");
+    }
+    // The model that is left has no gates and reads like any other.
+    let model = folder.join("model.safetensors");
+    let snapshot = snapshot::read(&model).unwrap();
+    assert!(!snapshot.header.architecture.gates && snapshot.weights.keys().all(|name| !name.contains("gate")));
+    bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1).unwrap();
+}
+
+#[test]
+fn what_a_learned_method_cannot_have_is_said_before_the_run() {
+    let refused = |model: &str, scheduler: &str| {
+        Experiment::with_overrides(&small_with_channels(model, scheduler), "small", &[]).unwrap_err()
+    };
+    let gating = "name = 'consensus-gating'\nmacs = 0.5\nend_epoch = 2";
+    assert!(refused("vgg11", gating).contains("this network has no gates"), "{}", refused("vgg11", gating));
+    let unmet = refused("resnet20", "name = 'lapp'\nmacs = 0.01\nend_epoch = 2");
+    assert!(unmet.contains("`macs` is 0.01, but this network costs 0."), "{unmet}");
+    let late = refused("resnet20", "name = 'lapp'\nmacs = 0.5\nend_epoch = 4");
+    assert!(late.contains("`end_epoch` is 4, but must lie in the 3 epochs of the run"), "{late}");
+}
+
 /// Trains an experiment straight, and again with a stop after every iteration, and compares what they leave.
 fn stopping_changes_nothing(experiment: &str, assignments: &[&str], iterations: u32) -> Summary {
     let folder = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 mod channels;
 mod devices;
+mod learned;
 mod loop_ends;
 mod penalties;
 mod pytorch;
