@@ -34,3 +34,11 @@ data *ARGS:
 # List or show finished runs, as in: just runs list
 runs *ARGS:
     cargo run --release --bin bonsai -- runs "$@"
+
+# Draw runs on one page, as in: just report shapes10-resnet20-granet --out granet.html
+report *ARGS:
+    cargo run --release --bin bonsai -- report "$@"
+
+# Compare two experiments over their seeds
+compare *ARGS:
+    cargo run --release --bin bonsai -- compare "$@"

@@ -1,10 +1,11 @@
-//! The command line of bonsai: arguments in, one of seven commands, an exit code out.
+//! The command line of bonsai: arguments in, one of nine commands, an exit code out.
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
 //! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after a signal.
 
 pub mod bench;
+pub mod compare;
 pub mod data;
 pub mod dataset;
 pub mod device;
@@ -14,6 +15,7 @@ pub mod experiments;
 pub mod logging;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod runs;
 pub mod table;
 pub mod train;
@@ -53,6 +55,7 @@ Examples:
   bonsai plan cifar10-resnet20-granet        Show every mask event before a run is started
   bonsai train cifar10-resnet20-granet       Train on CIFAR-10, fetched if it is not here
   bonsai runs list                           Compare what was trained
+  bonsai report shapes10-resnet20-granet     Draw it: accuracy, layers, weights, time on one page
 
 An EXPERIMENT is a short TOML file: its name under experiments/, or a path.
 Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.";
@@ -73,6 +76,8 @@ enum Command {
     Data(data::Args),
     Model(model::Args),
     Runs(runs::Args),
+    Report(report::Args),
+    Compare(compare::Args),
     Bench(bench::Args),
 }
 
@@ -89,6 +94,8 @@ impl Cli {
             Command::Data(args) => data::run(args).map(Output::from),
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
+            Command::Report(args) => report::run(args).map(Output::from),
+            Command::Compare(args) => compare::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
         };
         match ended {
