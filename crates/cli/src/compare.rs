@@ -37,11 +37,17 @@ pub struct Args {
 ///
 /// An unknown experiment and a seed that comes twice are a user's mistake; damaged records are a failure.
 pub fn run(args: Args) -> Result<String> {
-    let (a, b) = (side(&args.a, &args.folder)?, side(&args.b, &args.folder)?);
+    let ((mut a, first), (mut b, second)) = (side(&args.a, &args.folder)?, side(&args.b, &args.folder)?);
+    // Folders are named only where experiments are not enough to tell the sides apart.
+    if first != second {
+        (a.name, b.name) = (first, second);
+    }
     Ok(compared_text(&a, &b))
 }
 
-fn side(name: &str, folder: &Path) -> Result<Side> {
+/// The runs that a name stands for, and the experiment that they are of.
+fn side(name: &str, folder: &Path) -> Result<(Side, String)> {
     let runs = runs::all(name, folder)?.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<_>>>()?;
-    Side::new(name.trim_end_matches('/'), runs).map_err(user)
+    let experiment = runs.first().map(Run::experiment).unwrap_or_default();
+    Ok((Side::new(name.trim_end_matches('/'), runs).map_err(user)?, experiment))
 }

@@ -5,8 +5,12 @@ use std::path::Path;
 
 use toml::Value;
 
+use crate::format::tail;
 use crate::model::Model;
 use crate::run::Run;
+
+/// Letters up to which a label fits beside a line.
+const LONGEST: usize = 20;
 
 /// What a run's folder does not hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,12 +38,24 @@ pub struct Entry {
     pub group: usize,
     /// Whether it is the first of its group, which bears the label.
     pub leads: bool,
+    /// Whether the report is about this run alone.
+    pub alone: bool,
 }
 
 impl Entry {
     /// Its name among all runs of the report.
     pub fn name(&self) -> String {
         self.run.seed().map_or_else(|| self.label.clone(), |seed| format!("{}, seed {seed}", self.label))
+    }
+
+    /// What stands at its line: nothing where no other line is there to confuse it with.
+    pub fn mark(&self) -> String {
+        if self.leads && !self.alone { tail(&self.label, LONGEST) } else { String::new() }
+    }
+
+    /// The title of a figure about this run.
+    pub fn title(&self, what: &str) -> String {
+        if self.alone { what.to_string() } else { format!("{}: {what}", tail(&self.label, LONGEST)) }
     }
 
     /// Optimizer steps in an epoch, as far as is known.
@@ -98,6 +114,7 @@ pub fn entries(runs: Vec<(Run, Extras)>) -> Vec<Entry> {
             if twice.contains(experiment) { format!("{short} ({folder})") } else { short.clone() }
         })
         .collect();
+    let alone = runs.len() == 1;
     let mut groups: Vec<String> = Vec::new();
     (runs.into_iter().zip(labels))
         .map(|((run, extras), label)| {
@@ -106,31 +123,27 @@ pub fn entries(runs: Vec<(Run, Extras)>) -> Vec<Entry> {
                 groups.push(label.clone());
                 groups.len() - 1
             });
-            Entry { run, extras, label, group, leads: known.is_none() }
+            Entry { run, extras, label, group, leads: known.is_none(), alone }
         })
         .collect()
 }
 
-/// Leaves out the words that all names begin or end with.
+/// Leaves out the words that all names have.
 fn shortened(names: &[String]) -> Vec<String> {
+    let words = |name: &String| name.split('-').map(String::from).collect::<BTreeSet<_>>();
     let distinct: BTreeSet<&String> = names.iter().collect();
     if distinct.len() < 2 {
         return names.to_vec();
     }
-    let words: Vec<Vec<&str>> = distinct.iter().map(|name| name.split('-').collect()).collect();
-    let shortest = words.iter().map(Vec::len).min().unwrap_or(0);
-    let alike = |at: &dyn Fn(&Vec<&str>) -> String| words.iter().all(|name| at(name) == at(&words[0]));
-    let front = (0..shortest.saturating_sub(1)).take_while(|word| alike(&|name| name[*word].to_string())).count();
-    let back = (0..(shortest - front).saturating_sub(1))
-        .take_while(|word| alike(&|name| name[name.len() - 1 - word].to_string()))
-        .count();
-    names
-        .iter()
-        .map(|name| {
-            let words: Vec<&str> = name.split('-').collect();
-            words[front..words.len() - back].join("-")
-        })
-        .collect()
+    let common = distinct.iter().map(|name| words(name)).reduce(|a, b| &a & &b).unwrap_or_default();
+    let short = |name: &String| {
+        let own: Vec<&str> = name.split('-').filter(|word| !common.contains(*word)).collect();
+        if own.is_empty() { name.clone() } else { own.join("-") }
+    };
+    let short: Vec<String> = names.iter().map(short).collect();
+    // Names that differ in the order of their words alone stay as they are.
+    let still: BTreeSet<&String> = short.iter().collect();
+    if still.len() == distinct.len() { short } else { names.to_vec() }
 }
 
 /// The way from the folder of one file to another file, for links that survive when both move together.
@@ -164,7 +177,8 @@ mod tests {
         let labels: Vec<(&str, usize, bool)> =
             entries.iter().map(|entry| (entry.label.as_str(), entry.group, entry.leads)).collect();
         assert_eq!(labels, [("dense", 0, true), ("group-magnitude", 1, true), ("dense", 0, false)]);
-        assert_eq!(shortened(&["a-b".into(), "a".into()]), ["a-b", "a"]);
+        assert_eq!(shortened(&["a-b".into(), "a".into()]), ["b", "a"]);
+        assert_eq!(shortened(&["a-b".into(), "b-a".into()]), ["a-b", "b-a"]);
         assert_eq!(shortened(&["x-y".into(), "x-y".into()]), ["x-y", "x-y"]);
     }
 

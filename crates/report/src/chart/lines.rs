@@ -53,7 +53,7 @@ impl Lines<'_> {
         let longest = self.series.iter().map(|series| series.label.chars().count()).max().unwrap_or(0);
         let (top, bottom) = (26.0, HEIGHT - 36.0);
         let left = up.label_width().max(26.0);
-        let right = WIDTH - if longest == 0 { 12.0 } else { (LETTER * longest as f64 + 12.0).min(130.0) };
+        let right = WIDTH - if longest == 0 { 22.0 } else { LETTER * longest as f64 + 12.0 };
         let (up, across) = (up.between(bottom, top), across.between(left, right));
 
         let mut canvas = Canvas::new(WIDTH, HEIGHT);

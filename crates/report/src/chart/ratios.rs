@@ -42,12 +42,12 @@ impl Ratios<'_> {
                 .chain(self.layers.iter().flat_map(|layer| &layer.times).filter_map(ratio)),
             Unit::Number,
         )?;
-        let (left, right, top) = (118.0, WIDTH - 14.0, 40.0);
+        let (left, right, top) = (118.0, WIDTH - 22.0, 40.0);
         let across = across.between(left, right);
         let bottom = top + ROW * self.layers.len() as f64;
         let mut canvas = Canvas::new(WIDTH, bottom + 36.0);
         canvas.text((2.0, 12.0), Anchor::Start, "title", self.title);
-        let mut x = left;
+        let mut x = 6.0;
         for (name, class) in DIRECTIONS {
             canvas.circle((x, 26.0), 3.5, &format!("fill {class}"), "");
             canvas.text((x + 7.0, 29.5), Anchor::Start, "label", name);

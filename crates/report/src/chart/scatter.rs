@@ -39,7 +39,7 @@ impl Scatter<'_> {
             self.points.iter().filter(|point| point.cost.is_finite() && point.gain.is_finite()).collect();
         let up = Scale::over(points.iter().map(|point| point.gain), Unit::Number)?.rounded();
         let across = Scale::over(points.iter().map(|point| point.cost).chain([0.0]), Unit::Short)?.rounded();
-        let (top, bottom, left, right) = (26.0, HEIGHT - 36.0, up.label_width().max(26.0), WIDTH - 14.0);
+        let (top, bottom, left, right) = (26.0, HEIGHT - 36.0, up.label_width().max(26.0), WIDTH - 22.0);
         let (up, across) = (up.between(bottom, top), across.between(left, right));
         let mut canvas = Canvas::new(WIDTH, HEIGHT);
         canvas.text((2.0, 12.0), Anchor::Start, "title", self.title);
@@ -81,8 +81,8 @@ impl Scatter<'_> {
                     .iter()
                     .all(|other| area[2] < other[0] || other[2] < area[0] || area[3] < other[1] || other[3] < area[1])
             };
-            let place =
-                tries.into_iter().map(boxed).find(|area| inside(area) && free(area)).unwrap_or_else(|| boxed(tries[0]));
+            // Where no place is free, the label of the colour has to do.
+            let Some(place) = tries.into_iter().map(boxed).find(|area| inside(area) && free(area)) else { continue };
             canvas.text((place[0], place[1] + 8.5), Anchor::Start, &format!("label {}", point.class), &point.label);
             taken.push(place);
         }

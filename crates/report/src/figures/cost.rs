@@ -40,7 +40,7 @@ pub fn pareto(entries: &[Entry]) -> Section {
             let objection = entry.objection();
             let remark = objection.as_deref().map_or_else(String::new, |why| format!("; does not count: {why}"));
             Some(Point {
-                label: if entry.leads { entry.label.clone() } else { String::new() },
+                label: entry.mark(),
                 title: format!("{}: {}{remark}", entry.name(), percent(summary.final_test_accuracy)),
                 class: class(entry.group),
                 cost: cost(entry)?,

@@ -22,7 +22,7 @@ pub fn layers(entries: &[Entry]) -> Section {
          a bar for each event that removed channels. Where an experiment has several seeds, its first run is shown.",
     );
     for entry in entries.iter().filter(|entry| entry.leads && !entry.is_dense()) {
-        let title = format!("{}: kept weights by layer", entry.name());
+        let title = entry.title("kept weights by layer");
         let shown = &entry.run.layers;
         let mut names: Vec<&str> = Vec::new();
         for row in shown {
@@ -50,7 +50,7 @@ pub fn layers(entries: &[Entry]) -> Section {
             Rows { title: &title, ends: "kept in the end", span, class: class(entry.group), rows: rows.collect() };
         section.add(format!("layers-{}", slug(&entry.name())), chart.draw());
 
-        let title = format!("{}: kept channels by group", entry.name());
+        let title = entry.title("kept channels by group");
         let rows = groups(&entry.run);
         let bars = rows.first().map_or(0, |row| row.shares.len());
         let span = ["start".to_string(), format!("after {} events", bars.saturating_sub(1))];
@@ -100,7 +100,7 @@ pub fn turnover(entries: &[Entry]) -> Section {
         let Some(per_epoch) = entry.iterations_per_epoch() else { continue };
         let events = entry.run.events.iter().filter(|event| event.iteration > 0);
         let events = events.map(|event| (event.iteration as f64 / per_epoch, event.grown, event.pruned)).collect();
-        let title = format!("{}: weights at each event", entry.name());
+        let title = entry.title("weights at each event");
         let chart = Turnover { title: &title, events, class: class(entry.group) };
         section.add(format!("turnover-{}", slug(&entry.name())), chart.draw());
     }
@@ -117,7 +117,7 @@ pub fn weights(entries: &[Entry]) -> Section {
     text += "Heights are counts, on one scale within a layer; the outermost bins hold what lies beyond.";
     let mut section = Section::new("weights", "Weights before and after", text);
     for entry in entries.iter().filter(|entry| entry.leads) {
-        let title = format!("{}: weights by layer", entry.name());
+        let title = entry.title("weights by layer");
         let model = &entry.extras.model;
         let mut names: Vec<&String> = model.keys().collect();
         names.sort_by_key(|name| natural(name));

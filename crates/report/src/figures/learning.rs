@@ -74,7 +74,7 @@ fn both(
     };
     let thin = entries.iter().filter_map(|entry| line(entry, train(entry), String::new(), " faint"));
     let strong = entries.iter().filter_map(|entry| {
-        let label = if entry.leads && entries.len() > 1 { entry.label.clone() } else { String::new() };
+        let label = entry.mark();
         line(entry, valid(entry), label, "")
     });
     thin.chain(strong).collect()
@@ -118,7 +118,7 @@ pub fn sparsity(entries: &[Entry]) -> Section {
     for entry in entries {
         let per_epoch = entry.iterations_per_epoch().unwrap_or(f64::NAN);
         let end = entry.run.epochs.last().map(|row| (row.epoch + 1) as f64);
-        let label = if entry.leads && entries.len() > 1 { entry.label.clone() } else { String::new() };
+        let label = entry.mark();
         series.push(Series {
             label: label.clone(),
             class: class(entry.group),

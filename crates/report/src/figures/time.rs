@@ -15,7 +15,7 @@ pub fn time(entries: &[Entry]) -> Section {
          change of the masks, sparse against dense; beyond 1, sparse kernels win and are used.",
     );
     let series = entries.iter().map(|entry| Series {
-        label: if entry.leads && entries.len() > 1 { entry.label.clone() } else { String::new() },
+        label: entry.mark(),
         class: class(entry.group),
         points: entry.run.epochs.iter().map(|row| ((row.epoch + 1) as f64, row.images_per_second)).collect(),
         steps: false,
@@ -38,7 +38,7 @@ pub fn time(entries: &[Entry]) -> Section {
                 Stack { label: "training".into(), class: class(entry.group), values: training },
                 Stack { label: "validation".into(), class: "rest".into(), values: rest },
             ];
-            let title = format!("{}: seconds of an epoch", entry.name());
+            let title = entry.title("seconds of an epoch");
             section.add(format!("seconds-{name}"), Bars { title: &title, across: "epochs", parts }.draw());
         }
         if let Some(row) = entry.run.kernels.iter().rev().find(|row| !row.kernels.is_empty()) {
@@ -47,7 +47,7 @@ pub fn time(entries: &[Entry]) -> Section {
                 times: [&layer.forward, &layer.weight_gradient, &layer.data_gradient]
                     .map(|choice| (choice.dense_ms, choice.sparse_ms)),
             });
-            let title = format!("{}: sparse kernels", entry.name());
+            let title = entry.title("sparse kernels");
             section.add(format!("kernels-{name}"), Ratios { title: &title, layers: layers.collect() }.draw());
         }
     }
