@@ -38,3 +38,11 @@ runs *ARGS:
 # Start a scheduler in a crate of its own, as in: just new-scheduler my-idea
 new-scheduler *ARGS:
     cargo run --release --bin bonsai -- new-scheduler "$@"
+
+# Draw runs on one page, as in: just report shapes10-resnet20-granet --out granet.html
+report *ARGS:
+    cargo run --release --bin bonsai -- report "$@"
+
+# Compare two experiments over their seeds
+compare *ARGS:
+    cargo run --release --bin bonsai -- compare "$@"

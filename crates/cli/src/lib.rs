@@ -5,6 +5,7 @@
 //! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after a signal.
 
 pub mod bench;
+pub mod compare;
 pub mod data;
 pub mod dataset;
 pub mod device;
@@ -15,6 +16,7 @@ pub mod logging;
 pub mod model;
 pub mod new_scheduler;
 pub mod plan;
+pub mod report;
 pub mod runs;
 pub mod table;
 pub mod train;
@@ -58,6 +60,7 @@ Examples:
   bonsai plan cifar10-resnet20-granet        Show every mask event before a run is started
   bonsai train cifar10-resnet20-granet       Train on CIFAR-10, fetched if it is not here
   bonsai runs list                           Compare what was trained
+  bonsai report shapes10-resnet20-granet     Draw it: accuracy, layers, weights, time on one page
 
 An EXPERIMENT is a short TOML file: its name under experiments/, or a path.
 Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.";
@@ -78,6 +81,8 @@ enum Command {
     Data(data::Args),
     Model(model::Args),
     Runs(runs::Args),
+    Report(report::Args),
+    Compare(compare::Args),
     Bench(bench::Args),
     NewScheduler(new_scheduler::Args),
 }
@@ -133,6 +138,8 @@ impl Cli {
             Command::Data(args) => data::run(args).map(Output::from),
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
+            Command::Report(args) => report::run(args).map(Output::from),
+            Command::Compare(args) => compare::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
             Command::NewScheduler(args) => new_scheduler::run(args).map(Output::from),
         };

@@ -43,7 +43,7 @@ pub struct Args {
 /// A user's mistake: no such experiment, or something in it is wrong.
 pub fn run(args: Args) -> Result<String> {
     let experiment = args.selection.read()?;
-    let Planned { layers, least, target, plan } = planned(&experiment)?;
+    let (Planned { layers, least, target, plan }, _) = planned(&experiment)?;
     let horizon = experiment.horizon(experiment.records());
     let mut text = format!(
         "{}: {} on {}, scheduler {}, {} of {} = {}, seed {}\n\n",
@@ -94,17 +94,17 @@ pub fn run(args: Args) -> Result<String> {
 }
 
 /// A plan and what it is read with.
-struct Planned {
+pub(crate) struct Planned {
     layers: Vec<LayerSpec>,
     /// The fewest weights that each layer keeps.
     least: Vec<u64>,
     /// The sparsity that the scheduler aims at.
     target: f64,
-    plan: Plan,
+    pub(crate) plan: Plan,
 }
 
-/// Plans an experiment from its initial weights.
-fn planned(experiment: &Experiment) -> Result<Planned> {
+/// Plans an experiment from its initial weights, and returns the network that has them.
+pub(crate) fn planned(experiment: &Experiment) -> Result<(Planned, Network)> {
     let records = experiment.records();
     let horizon = experiment.horizon(records);
     let mut engine = experiment.engine(records).map_err(user)?;
@@ -118,7 +118,7 @@ fn planned(experiment: &Experiment) -> Result<Planned> {
     let least = layers.iter().map(|layer| ((common.floor * layer.weights() as f64).ceil() as u64).max(1)).collect();
     // Methods that remove channels aim at a cost, not at a sparsity.
     let target = if engine.groups().next().is_some() { f64::NAN } else { engine.scheduler().target() };
-    Ok(Planned { layers, least, target, plan })
+    Ok((Planned { layers, least, target, plan }, network))
 }
 
 /// One line an event: counts of the whole network, and the sparsest and densest layer.

@@ -233,6 +233,23 @@ fn duration(seconds: f64) -> String {
     }
 }
 
+/// Finds the folders of all runs that a name or path stands for: one run, or those below a folder.
+///
+/// # Errors
+///
+/// As [`named`].
+pub fn all(name: &str, folder: &Path) -> Result<Vec<PathBuf>> {
+    for candidate in [folder.join(name), PathBuf::from(name)] {
+        if !RunPaths::new(&candidate).holds_run() {
+            let below = find(&candidate)?;
+            if !below.is_empty() {
+                return Ok(below);
+            }
+        }
+    }
+    Ok(vec![named(name, folder)?])
+}
+
 /// Finds the folder of a run by name or path.
 ///
 /// # Errors

@@ -18,7 +18,6 @@ mod mistake;
 pub mod optimizer;
 pub mod parameters;
 pub mod position;
-pub mod records;
 mod run;
 pub mod run_folder;
 pub mod setup;
@@ -28,4 +27,5 @@ pub mod tensors;
 pub mod train;
 pub mod trainee;
 
+pub use bonsai_records as records;
 pub use mistake::Mistake;
