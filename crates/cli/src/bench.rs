@@ -5,7 +5,7 @@ mod breakdown;
 use anyhow::Result;
 use bonsai_training::bench::{StepTimes, at_sparsity, batch_preparation, calm_half, step_times};
 use bonsai_training::experiment::{Experiment, Precision};
-use bonsai_training::hardware::{Hardware, git_revision, peak_memory};
+use bonsai_training::hardware::{self, git_revision, peak_memory};
 use breakdown::{Breakdown, Layer, Peak};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -195,7 +195,7 @@ impl Bench {
 
     fn lines(&self) -> Result<String> {
         let chosen = &self.chosen;
-        let (cpu, revision) = (Hardware::detect(&chosen.name).cpu, git_revision());
+        let (cpu, revision) = (hardware::detect(&chosen.name).cpu, git_revision());
         let peaks = self.peaks();
         let mut text = String::new();
         for variant in &self.variants {

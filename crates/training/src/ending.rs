@@ -90,7 +90,7 @@ impl Run<'_> {
             peak_memory_bytes: self.at.peak_memory.max(hardware::peak_memory()),
             resumes: self.at.resumes,
             git_revision: hardware::git_revision(),
-            hardware: Hardware::detect(&setup.device_name),
+            hardware: hardware::detect(&setup.device_name),
         };
         self.folder.write_summary(&summary)?;
         self.dashboard.finish();
@@ -142,7 +142,7 @@ impl Run<'_> {
             git_revision: hardware::git_revision(),
             data_fingerprint: self.fingerprint.clone(),
             burn: hardware::BURN_VERSION,
-            hardware: Hardware::detect(&self.setup.device_name),
+            hardware: hardware::detect(&self.setup.device_name),
         };
         let environment = BTreeMap::from([("environment", environment)]);
         let text = format!("{}\n{}", self.setup.experiment.to_toml(), toml::to_string(&environment)?);

@@ -2,37 +2,19 @@
 
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
+pub use bonsai_records::Hardware;
 
 /// The version of burn that the project is built on.
 pub const BURN_VERSION: &str = "0.22.1";
 
-/// The machine of a run; what cannot be found out is `"unknown"` or 0.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hardware {
-    /// Model name of the processor.
-    pub cpu: String,
-    /// Logical cores that this process may use.
-    pub cores: usize,
-    /// Memory of the machine, in bytes.
-    pub memory: u64,
-    /// Operating system and instruction set.
-    pub os: String,
-    /// Device that trained, as the command line named it.
-    pub device: String,
-}
-
-impl Hardware {
-    /// Looks at this machine; `device` is the one that trains.
-    pub fn detect(device: &str) -> Self {
-        Self {
-            cpu: cpu().unwrap_or_else(|| "unknown".into()),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory: memory().unwrap_or(0),
-            os: format!("{} {}", os().unwrap_or_else(|| std::env::consts::OS.into()), std::env::consts::ARCH),
-            device: device.to_string(),
-        }
+/// Looks at this machine; `device` is the one that trains.
+pub fn detect(device: &str) -> Hardware {
+    Hardware {
+        cpu: cpu().unwrap_or_else(|| "unknown".into()),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        memory: memory().unwrap_or(0),
+        os: format!("{} {}", os().unwrap_or_else(|| std::env::consts::OS.into()), std::env::consts::ARCH),
+        device: device.to_string(),
     }
 }
 
@@ -116,7 +98,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_cores_and_a_device() {
-        let hardware = Hardware::detect("cpu");
+        let hardware = detect("cpu");
         assert!(hardware.cores > 0 && hardware.device == "cpu");
         assert!(!hardware.cpu.is_empty() && hardware.os.ends_with(std::env::consts::ARCH));
         assert!(!cfg!(target_os = "linux") || hardware.memory > 1 << 20, "{hardware:?}");

@@ -17,7 +17,6 @@ mod mistake;
 pub mod optimizer;
 pub mod parameters;
 pub mod position;
-pub mod records;
 mod run;
 pub mod run_folder;
 pub mod setup;
@@ -27,4 +26,5 @@ pub mod tensors;
 pub mod train;
 pub mod trainee;
 
+pub use bonsai_records as records;
 pub use mistake::Mistake;

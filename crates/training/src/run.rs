@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
+use bonsai_kernels::{Choices, Kernels};
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::scheduler::Event;
@@ -20,7 +21,9 @@ use crate::hardware;
 use crate::meter::Meter;
 use crate::parameters::Gradients;
 use crate::position::{Best, Position};
-use crate::records::{EpochRow, EventGroup, EventLayer, EventRow, KernelsLayer, KernelsRow, LayerRow, read_metrics};
+use crate::records::{
+    EpochRow, EventGroup, EventLayer, EventRow, KernelsChoice, KernelsLayer, KernelsRow, LayerRow, read_metrics,
+};
 use crate::run_folder::RunFolder;
 use crate::setup::{Parts, Setup};
 use crate::state::State;
@@ -239,7 +242,7 @@ impl<'a> Run<'a> {
         }
         let Some(choices) = self.parts.trainee.choices() else { return Ok(()) };
         self.kernels_recorded = true;
-        let kernels = choices.into_iter().map(|(name, choices)| KernelsLayer::new(name, choices)).collect();
+        let kernels = choices.into_iter().map(|(name, choices)| kernels_layer(name, choices)).collect();
         self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels })
     }
 
@@ -437,4 +440,15 @@ fn layer_rows(engine: &Engine, at: &Position) -> Vec<LayerRow> {
             pruned: pruned as u64,
         })
         .collect()
+}
+
+/// Describes the choices of the layer `name`.
+fn kernels_layer(name: String, choices: Choices) -> KernelsLayer {
+    let Choices { forward, weight, data } = choices;
+    let [forward, weight_gradient, data_gradient] = [forward, weight, data].map(|choice| KernelsChoice {
+        faster: if choice.kernels == Kernels::Dense { "dense" } else { "sparse" }.to_string(),
+        dense_ms: choice.dense.as_secs_f64() * 1e3,
+        sparse_ms: choice.sparse.as_secs_f64() * 1e3,
+    });
+    KernelsLayer { name, forward, weight_gradient, data_gradient }
 }

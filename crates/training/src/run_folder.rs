@@ -13,78 +13,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+pub use bonsai_records::RunPaths;
 use serde::Serialize;
 
 use crate::Mistake;
-use crate::records::{EpochRow, EventRow, KernelsRow, LayerRow, Summary, csv_header, csv_rows};
+use crate::records::{EpochRow, EventRow, Growing, KernelsRow, LayerRow, Summary, csv_header, csv_rows};
 
 /// The ending of a file that is still being written.
 pub(crate) const PART: &str = ".part";
-
-/// Where the files of a run lie; needs no lock, so that a run can be looked at while it goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunPaths {
-    root: PathBuf,
-}
-
-impl RunPaths {
-    /// Speaks of the run in this folder, which need not be there yet.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
-    }
-
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.root
-    }
-
-    /// The resolved experiment: `config.toml`.
-    pub fn config(&self) -> PathBuf {
-        self.root.join("config.toml")
-    }
-
-    /// One row an epoch: `metrics.csv`.
-    pub fn metrics(&self) -> PathBuf {
-        self.root.join(Growing::Metrics.name())
-    }
-
-    /// One row a layer and epoch: `layers.csv`.
-    pub fn layers(&self) -> PathBuf {
-        self.root.join(Growing::Layers.name())
-    }
-
-    /// One line a mask event: `events.jsonl`.
-    pub fn events(&self) -> PathBuf {
-        self.root.join(Growing::Events.name())
-    }
-
-    /// The result of a finished run: `summary.toml`.
-    pub fn summary(&self) -> PathBuf {
-        self.root.join("summary.toml")
-    }
-
-    /// What the run said: `run.log`.
-    pub fn log(&self) -> PathBuf {
-        self.root.join("run.log")
-    }
-
-    /// The folder of the checkpoints: `checkpoint`.
-    pub fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoint")
-    }
-
-    /// The trained network: `model.safetensors`.
-    pub fn model(&self) -> PathBuf {
-        self.root.join("model.safetensors")
-    }
-
-    /// Tells whether a run has begun here.
-    pub fn holds_run(&self) -> bool {
-        let exists = [self.config(), self.summary(), self.model(), self.checkpoints()].iter().any(|path| path.exists());
-        let has_rows = |file: Growing| fs::metadata(self.root.join(file.name())).is_ok_and(|data| data.len() > 0);
-        exists || Growing::ALL.into_iter().any(has_rows)
-    }
-}
 
 /// The folder of the run that this process writes; speaks of its files as [`RunPaths`] does.
 #[derive(Debug)]
@@ -158,8 +94,9 @@ impl RunFolder {
     pub fn lengths(&self) -> Result<BTreeMap<String, u64>> {
         let length = |(file, handle): (&Growing, &File)| {
             let length = handle.sync_all().and_then(|()| handle.metadata()).map(|data| data.len());
-            let length = length
-                .with_context(|| format!("{} cannot be brought to the disk", self.root.join(file.name()).display()))?;
+            let length = length.with_context(|| {
+                format!("{} cannot be brought to the disk", self.path().join(file.name()).display())
+            })?;
             Ok((file.name().to_string(), length))
         };
         self.files.iter().map(length).collect()
@@ -173,7 +110,7 @@ impl RunFolder {
         let length = |file: Growing| lengths.get(file.name()).copied().unwrap_or(0);
         let mut warnings = Vec::new();
         for (file, handle) in &self.files {
-            let path = self.root.join(file.name());
+            let path = self.path().join(file.name());
             if let Err(error) = check(*file, handle, length(*file)) {
                 warnings.push(format!(
                     "{} does not fit the checkpoint, since {error}: it stays as it is, and new rows follow a gap",
@@ -198,7 +135,7 @@ impl RunFolder {
         written.with_context(|| {
             format!(
                 "{} cannot be written; see to the disk, then go on with --resume",
-                self.root.join(file.name()).display()
+                self.path().join(file.name()).display()
             )
         })
     }
@@ -251,32 +188,12 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(if here { Path::new(".") } else { folder })?.sync_all()
 }
 
-/// The files that grow while a run goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Growing {
-    Metrics,
-    Layers,
-    Events,
-}
-
-impl Growing {
-    const ALL: [Growing; 3] = [Growing::Metrics, Growing::Layers, Growing::Events];
-
-    fn name(self) -> &'static str {
-        match self {
-            Growing::Metrics => "metrics.csv",
-            Growing::Layers => "layers.csv",
-            Growing::Events => "events.jsonl",
-        }
-    }
-
-    /// The first line; empty where there is none.
-    fn header(self) -> Vec<u8> {
-        match self {
-            Growing::Metrics => csv_header::<EpochRow>(),
-            Growing::Layers => csv_header::<LayerRow>(),
-            Growing::Events => Vec::new(),
-        }
+/// The first line of a growing file; empty where there is none.
+fn header(file: Growing) -> Vec<u8> {
+    match file {
+        Growing::Metrics => csv_header::<EpochRow>(),
+        Growing::Layers => csv_header::<LayerRow>(),
+        Growing::Events => Vec::new(),
     }
 }
 
@@ -316,7 +233,7 @@ fn check(file: Growing, mut handle: &File, length: u64) -> Result<()> {
     if length == 0 {
         return Ok(());
     }
-    let header = file.header();
+    let header = header(file);
     let mut start = Vec::new();
     handle.seek(SeekFrom::Start(0))?;
     handle.take(header.len() as u64).read_to_end(&mut start)?;

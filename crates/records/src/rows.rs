@@ -3,14 +3,9 @@
 //! Accuracies and sparsities are shares from 0 to 1, times are seconds, MACs are multiply-accumulates of one image.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use bonsai_kernels::{Choices, Kernels};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-
-use crate::hardware::Hardware;
 
 /// A row of `metrics.csv`: one epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -149,19 +144,6 @@ pub struct KernelsChoice {
     pub sparse_ms: f64,
 }
 
-impl KernelsLayer {
-    /// Describes the choices of the layer `name`.
-    pub fn new(name: String, choices: Choices) -> Self {
-        let Choices { forward, weight, data } = choices;
-        let [forward, weight_gradient, data_gradient] = [forward, weight, data].map(|choice| KernelsChoice {
-            faster: if choice.kernels == Kernels::Dense { "dense" } else { "sparse" }.to_string(),
-            dense_ms: choice.dense.as_secs_f64() * 1e3,
-            sparse_ms: choice.sparse.as_secs_f64() * 1e3,
-        });
-        Self { name, forward, weight_gradient, data_gradient }
-    }
-}
-
 /// The content of `summary.toml`: what came out of a run, and on what.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,7 +225,10 @@ pub struct Summary {
 
 impl Summary {
     /// Checks that the figures are possible ones.
-    fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Names the first figure that is not.
+    pub fn check(&self) -> Result<()> {
         let shares = [
             ("final_valid_accuracy", Some(self.final_valid_accuracy)),
             ("final_test_accuracy", Some(self.final_test_accuracy)),
@@ -267,37 +252,36 @@ impl Summary {
     }
 }
 
-/// Reads `summary.toml`.
-///
-/// # Errors
-/// A damaged file gives a sentence that names it.
-pub fn read_summary(path: &Path) -> Result<Summary> {
-    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let summary: Result<Summary> = toml::from_str(&text).map_err(anyhow::Error::from);
-    summary
-        .and_then(|summary| summary.check().map(|()| summary))
-        .with_context(|| format!("{} is not the summary of a run", path.display()))
-}
-
-/// Reads `metrics.csv`; a last line that is still being written is left out.
-///
-/// # Errors
-/// A damaged row gives a sentence that names the file and the line.
-pub fn read_metrics(path: &Path) -> Result<Vec<EpochRow>> {
-    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-    let rows: Result<Vec<EpochRow>, csv::Error> = csv::Reader::from_reader(&text[..end]).deserialize().collect();
-    rows.with_context(|| format!("{} is damaged", path.display()))
+/// The machine of a run; what cannot be found out is `"unknown"` or 0.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Model name of the processor.
+    pub cpu: String,
+    /// Logical cores that this process may use.
+    pub cores: usize,
+    /// Memory of the machine, in bytes.
+    pub memory: u64,
+    /// Operating system and instruction set.
+    pub os: String,
+    /// Device that trained, as the command line named it.
+    pub device: String,
 }
 
 /// Gives the first line of a file of such rows.
-pub(crate) fn csv_header<Row: Serialize + Default>() -> Vec<u8> {
+///
+/// # Panics
+/// Never for rows of plain fields.
+pub fn csv_header<Row: Serialize + Default>() -> Vec<u8> {
     let text = csv_rows(&[Row::default()], true).expect("a row of plain fields can be written");
     text.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default().to_vec()
 }
 
 /// Writes rows as CSV lines, under a header if asked.
-pub(crate) fn csv_rows<Row: Serialize>(rows: &[Row], header: bool) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// A row that is not flat.
+pub fn csv_rows<Row: Serialize>(rows: &[Row], header: bool) -> Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().has_headers(header).from_writer(Vec::new());
     for row in rows {
         writer.serialize(row)?;
@@ -308,7 +292,6 @@ pub(crate) fn csv_rows<Row: Serialize>(rows: &[Row], header: bool) -> Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_folder::RunFolder;
 
     #[test]
     fn columns_come_in_the_documented_order() {
@@ -318,57 +301,6 @@ mod tests {
             "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,parameters,seconds,images_per_second\n"
         );
         assert_eq!(line(csv_header::<LayerRow>()), "epoch,name,weights,kept,sparsity,grown,pruned\n");
-    }
-
-    #[test]
-    fn epochs_come_back_and_a_half_line_is_left_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.csv");
-        let rows: Vec<EpochRow> = (0..3)
-            .map(|epoch| EpochRow {
-                epoch,
-                lr: 0.1 + 0.2,
-                train_loss: 1.0 / 3.0,
-                nonzero: u64::MAX,
-                ..EpochRow::default()
-            })
-            .collect();
-        let text = csv_rows(&rows, true).unwrap();
-        fs::write(&path, &text).unwrap();
-        assert_eq!(read_metrics(&path).unwrap(), rows);
-        fs::write(&path, &text[..text.len() - 5]).unwrap();
-        assert_eq!(read_metrics(&path).unwrap(), rows[..2]);
-        fs::write(&path, "").unwrap();
-        assert!(read_metrics(&path).unwrap().is_empty());
-        fs::write(&path, String::from_utf8(text).unwrap().replace("2,0,", "two,0,")).unwrap();
-        let sentence = format!("{:#}", read_metrics(&path).unwrap_err());
-        assert!(sentence.contains("metrics.csv is damaged") && sentence.contains("line: 4"), "{sentence}");
-    }
-
-    #[test]
-    fn a_summary_comes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::create(folder.path(), true).unwrap();
-        let summary = Summary {
-            experiment: "cifar10-resnet20-granet".into(),
-            data_warnings: vec!["one \"line\"".into()],
-            best_epoch: Some(3),
-            best_valid_accuracy: Some(0.9),
-            sparsity: 0.9,
-            kept: 10,
-            nonzero: 10,
-            prunable: 100,
-            hardware: Hardware { cpu: "a cpu".into(), ..Hardware::default() },
-            ..Summary::default()
-        };
-        run.write_summary(&summary).unwrap();
-        assert_eq!(read_summary(&run.summary()).unwrap(), summary);
-
-        run.write_summary(&Summary { sparsity: 1.5, ..summary.clone() }).unwrap();
-        assert!(format!("{:#}", read_summary(&run.summary()).unwrap_err()).contains("sparsity is 1.5"));
-        let largest = Summary { seed: u64::MAX, ..summary };
-        run.write_summary(&largest).unwrap();
-        assert_eq!(read_summary(&run.summary()).unwrap(), largest);
     }
 
     #[test]
