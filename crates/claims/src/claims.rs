@@ -81,6 +81,9 @@ pub struct Cell {
     /// The share of the channels that is removed.
     #[serde(default)]
     pub channels: Option<f64>,
+    /// Whether the method itself finds out how much is left.
+    #[serde(default)]
+    pub open: bool,
     /// Learnable parameters that are left, as the paper counts them.
     #[serde(default)]
     pub parameters: Option<f64>,
@@ -258,6 +261,8 @@ pub enum Target {
     Macs(f64),
     /// The share of the channels that is removed.
     Channels(f64),
+    /// As much as the method leaves.
+    Open,
 }
 
 impl Eq for Target {}
@@ -275,6 +280,7 @@ impl fmt::Display for Target {
             Target::Sparsity(share) => write!(f, "{} % sparse", trimmed(share)),
             Target::Macs(share) => write!(f, "{} % of MACs", trimmed(share)),
             Target::Channels(share) => write!(f, "{} % of channels off", trimmed(share)),
+            Target::Open => f.write_str("as the method leaves it"),
         }
     }
 }
@@ -286,6 +292,7 @@ impl Cell {
             (Some(share), _, _) => Target::Sparsity(share),
             (None, Some(share), _) => Target::Macs(share),
             (None, None, Some(share)) => Target::Channels(share),
+            (None, None, None) if self.open => Target::Open,
             (None, None, None) => Target::Dense,
         }
     }
@@ -298,7 +305,7 @@ impl Cell {
     /// Sets the cell's target in the scheduler, unless the recipe sets that key itself.
     fn aimed(&self, mut recipe: Recipe) -> Recipe {
         let (key, share) = match self.target() {
-            Target::Dense => return recipe,
+            Target::Dense | Target::Open => return recipe,
             Target::Sparsity(share) => ("scheduler.sparsity", share),
             Target::Macs(share) => ("scheduler.macs", share),
             Target::Channels(share) => ("scheduler.channels", share),
@@ -311,7 +318,8 @@ impl Cell {
 
     fn check(&self) -> Result<(), String> {
         let shares = [("sparsity", self.sparsity), ("macs", self.macs), ("channels", self.channels)];
-        let targets: Vec<&str> = shares.iter().filter(|(_, share)| share.is_some()).map(|(key, _)| *key).collect();
+        let mut targets: Vec<&str> = shares.iter().filter(|(_, share)| share.is_some()).map(|(key, _)| *key).collect();
+        targets.extend(self.open.then_some("open"));
         if let [first, second, ..] = targets[..] {
             return Err(format!("{first} and {second} are two targets: leave one away"));
         }
@@ -405,6 +413,7 @@ mod tests {
             (cell("sparsity = nan"), &["sparsity is NaN"]),
             (cell("macs = 0"), &["macs is 0"]),
             (cell("sparsity = 0.5, macs = 0.5"), &["sparsity and macs are two targets"]),
+            (cell("sparsity = 0.5, open = true"), &["sparsity and open are two targets"]),
             (cell("mean = 193.0"), &["mean is 193"]),
             (cell("mean = 0.93"), &["mean is 0.93", "per cent"]),
             (cell("mean = 93, std = -1"), &["std is -1"]),
