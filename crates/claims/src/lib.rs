@@ -11,6 +11,7 @@ mod answer;
 mod claims;
 mod identity;
 mod present;
+pub mod readme;
 mod runs;
 mod sentence;
 mod sheet;

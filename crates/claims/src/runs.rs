@@ -14,7 +14,7 @@ pub struct Finished {
     pub folder: PathBuf,
     /// What it shares with the runs of other seeds.
     pub identity: Identity,
-    /// Its resolved configuration.
+    /// Its resolved configuration, completed.
     pub config: Table,
     /// Its summary.
     pub summary: Summary,
@@ -101,7 +101,8 @@ fn read(folder: &Path, resolve: &dyn Fn(&Table) -> Option<Table>) -> Result<Fini
     let began = environment.and_then(|revision| revision.as_str()).unwrap_or(UNKNOWN).to_string();
     let ended = summary.git_revision.clone().unwrap_or_else(|| UNKNOWN.to_string());
     let revision = if began == ended { ended } else { format!("{began} to {ended}") };
-    let identity = Identity::of(&resolve(&config).unwrap_or_else(|| config.clone()));
+    let config = resolve(&config).unwrap_or(config);
+    let identity = Identity::of(&config);
     Ok(Finished { folder: folder.to_path_buf(), identity, config, summary, epochs, revision })
 }
 

@@ -1,4 +1,4 @@
-//! The command line of bonsai: arguments in, one of seven commands, an exit code out.
+//! The command line of bonsai: arguments in, one of ten commands, an exit code out.
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
@@ -11,11 +11,18 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod jobs;
+pub mod ledger;
 pub mod logging;
 pub mod model;
 pub mod plan;
+pub mod readme;
+pub mod reproduce;
 pub mod runs;
+pub mod slurm;
+pub mod sweep;
 pub mod table;
+pub mod tabulate;
 pub mod train;
 
 use std::io::Write;
@@ -53,6 +60,8 @@ Examples:
   bonsai plan cifar10-resnet20-granet        Show every mask event before a run is started
   bonsai train cifar10-resnet20-granet       Train on CIFAR-10, fetched if it is not here
   bonsai runs list                           Compare what was trained
+  bonsai reproduce granet-cifar --short      Train what stands in for a paper's table, and set it beside the claims
+  bonsai sweep experiments/sweeps/x.toml     Train every combination of some values
 
 An EXPERIMENT is a short TOML file: its name under experiments/, or a path.
 Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.";
@@ -74,6 +83,9 @@ enum Command {
     Model(model::Args),
     Runs(runs::Args),
     Bench(bench::Args),
+    Reproduce(reproduce::Args),
+    Table(tabulate::Args),
+    Sweep(sweep::Args),
 }
 
 impl Cli {
@@ -90,6 +102,9 @@ impl Cli {
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
+            Command::Reproduce(args) => reproduce::run(args),
+            Command::Table(args) => tabulate::run(args).map(Output::from),
+            Command::Sweep(args) => sweep::run(args),
         };
         match ended {
             Ok(Output { text, code }) => {
