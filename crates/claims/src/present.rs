@@ -147,5 +147,5 @@ pub(crate) fn grouped(number: u64) -> String {
 
 /// A count as papers print it: `2.25 M`.
 fn short_count(count: f64) -> String {
-    if count >= 1e6 { format!("{} M", trimmed(count / 1e8)) } else { grouped(count as u64) }
+    if count >= 1e5 { format!("{} M", trimmed(count / 1e8)) } else { grouped(count as u64) }
 }

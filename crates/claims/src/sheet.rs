@@ -44,14 +44,17 @@ impl Sheet {
     /// The table alone as Markdown.
     pub fn markdown_table(&self) -> String {
         let line = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
-            format!("| {} |\n", cells.join(" | "))
+            // An empty cell needs no two spaces.
+            let cell = |cell: &String| match cell.replace('|', "\\|").replace('\n', " ") {
+                text if text.is_empty() => " |".to_string(),
+                text => format!(" {text} |"),
+            };
+            format!("|{}\n", cells.iter().map(cell).collect::<String>())
         };
         let mut text = line(&self.columns);
         let _ = writeln!(text, "|{}", "---|".repeat(self.columns.len()));
         text.extend(self.rows.iter().map(|row| line(row)));
-        // An empty cell needs no two spaces.
-        text.replace("|  |", "| |")
+        text
     }
 
     fn markdown(&self) -> String {
