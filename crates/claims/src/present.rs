@@ -128,7 +128,7 @@ fn spread(mean: f64, std: Option<f64>) -> String {
     std.map_or_else(|| format!("{mean:.2}"), |std| format!("{mean:.2} ± {std:.2}"))
 }
 
-fn between(low: String, high: String) -> String {
+pub(crate) fn between(low: String, high: String) -> String {
     if low == high { low } else { format!("{low} to {high}") }
 }
 

@@ -69,7 +69,11 @@ pub fn results(runs: &Runs) -> Sheet {
                 .map_or_else(String::new, |(mean, half)| format!("{:.2} to {:.2}", mean - half, mean + half)),
             below(&group, runs),
             format!("{:.4}", 100.0 * summary.sparsity),
-            crate::present::grouped(summary.macs),
+            {
+                let macs = || group.iter().map(|run| run.summary.macs);
+                let (low, high) = (macs().min().unwrap_or(0), macs().max().unwrap_or(0));
+                crate::present::between(crate::present::grouped(low), crate::present::grouped(high))
+            },
             joined(revisions),
         ]
     });

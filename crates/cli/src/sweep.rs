@@ -167,7 +167,7 @@ fn expand<'a>(sweep: &'a Sweep, recipe: &Recipe, runs: &Path, revision: &str) ->
         let label = point.label();
         let folder = if label.is_empty() { id } else { format!("{label}-{id}") };
         let folder = runs.join(&sweep.name).join(folder).join(format!("seed-{seed}"));
-        if let Some(twin) = all.iter().find(|run| run.job.folder == folder) {
+        if let Some(twin) = all.iter().find(|run| run.identity == identity && run.seed == seed) {
             return Err(user(format!(
                 "{}.toml: {} and {} are the same run: leave one away",
                 sweep.name,
