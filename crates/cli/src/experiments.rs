@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonsai_claims::Sweep;
 use bonsai_training::experiment::{Experiment, nearest};
 
 use crate::error::user;
@@ -79,7 +80,11 @@ impl Selection {
 
     fn changed(&self, path: &Path, set: &[String]) -> Result<Experiment> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let mut experiment = Experiment::with_overrides(&read(path)?, &name, set).map_err(user)?;
+        let text = read(path)?;
+        if Sweep::is_one(&text) {
+            return Err(user(format!("{name}.toml is a sweep: start it with `bonsai sweep {}`", path.display())));
+        }
+        let mut experiment = Experiment::with_overrides(&text, &name, set).map_err(user)?;
         if let Some(epochs) = self.epochs {
             experiment = experiment.with_epochs(epochs);
         }
@@ -111,7 +116,7 @@ pub fn names() -> Vec<String> {
 }
 
 /// Finds the file of an experiment.
-fn find(experiment: &str) -> Result<PathBuf> {
+pub(crate) fn find(experiment: &str) -> Result<PathBuf> {
     let named = Path::new(FOLDER).join(format!("{experiment}.toml"));
     let path = Path::new(experiment);
     if named.is_file() {
@@ -139,7 +144,7 @@ fn find(experiment: &str) -> Result<PathBuf> {
     Err(user(format!("unknown experiment `{experiment}`; {about}")))
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     let reading = || format!("reading {}", path.display());
     let size = std::fs::metadata(path).with_context(reading)?.len();
     if size > LARGEST {

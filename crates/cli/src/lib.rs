@@ -12,13 +12,20 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod jobs;
+pub mod ledger;
 pub mod logging;
 pub mod model;
 pub mod new_scheduler;
 pub mod plan;
+pub mod readme;
 pub mod report;
+pub mod reproduce;
 pub mod runs;
+pub mod slurm;
+pub mod sweep;
 pub mod table;
+pub mod tabulate;
 pub mod train;
 
 use std::io::Write;
@@ -61,6 +68,8 @@ Examples:
   bonsai train cifar10-resnet20-granet       Train on CIFAR-10, fetched if it is not here
   bonsai runs list                           Compare what was trained
   bonsai report shapes10-resnet20-granet     Draw it: accuracy, layers, weights, time on one page
+  bonsai reproduce granet-cifar --short      Train what stands in for a paper's table, and set it beside the claims
+  bonsai sweep experiments/sweeps/x.toml     Train every combination of some values
 
 An EXPERIMENT is a short TOML file: its name under experiments/, or a path.
 Exit codes: 0 done, 1 something failed, 2 the call needs mending, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.";
@@ -85,6 +94,9 @@ enum Command {
     Compare(compare::Args),
     Bench(bench::Args),
     NewScheduler(new_scheduler::Args),
+    Reproduce(reproduce::Args),
+    Table(tabulate::Args),
+    Sweep(sweep::Args),
 }
 
 impl Cli {
@@ -142,6 +154,9 @@ impl Cli {
             Command::Compare(args) => compare::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
             Command::NewScheduler(args) => new_scheduler::run(args).map(Output::from),
+            Command::Reproduce(args) => reproduce::run(args),
+            Command::Table(args) => tabulate::run(args).map(Output::from),
+            Command::Sweep(args) => sweep::run(args),
         };
         match ended {
             Ok(Output { text, code }) => {

@@ -224,7 +224,7 @@ pub fn missed(kept: u64, prunable: u64, target: f64) -> Option<String> {
 }
 
 /// Writes seconds as `1 h 02 min`, `3 min 20 s` or `12.3 s`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

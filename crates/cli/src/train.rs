@@ -21,7 +21,7 @@ use crate::table::counted;
 use crate::{Output, logging, runs};
 
 /// The exit code of a process that Ctrl-C, SIGTERM or SIGHUP ended.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,6 +72,9 @@ pub struct Args {
     /// Threads of the CPU kernels; all cores if absent
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
+    /// Stop as by Ctrl-C when stdin ends: how `reproduce` and `sweep` stop their runs, however they end themselves
+    #[arg(long, hide = true)]
+    stop_at_eof: bool,
 }
 
 /// What a run starts from.
@@ -100,6 +103,9 @@ pub fn run(args: Args) -> Result<Output> {
     logging::start(Some(&RunPaths::new(&folder).log()), view.resolved() == View::Tui);
     tracing::info!(experiment = experiment.name, device = device.name, "bonsai {}", env!("CARGO_PKG_VERSION"));
     let stop = stop_on_ctrl_c()?;
+    if args.stop_at_eof {
+        stop_when_stdin_ends(stop.clone());
+    }
     if !device.cheap_reads {
         eprintln!("the first steps on {} compile kernels, which takes about a minute", device.name);
     }
@@ -200,7 +206,7 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
 }
 
 /// Tells whether another process trains in a folder.
-fn in_use(folder: &Path) -> bool {
+pub(crate) fn in_use(folder: &Path) -> bool {
     File::open(folder.join("lock")).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
@@ -260,6 +266,15 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     })
     .context("watching for Ctrl-C")?;
     Ok(stop)
+}
+
+/// Sets a flag when stdin ends. The system closes a pipe whose other end is gone, so that no run outlives, unseen, a
+/// process that was killed.
+fn stop_when_stdin_ends(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 /// The command that goes on with the one of these words, as its user called it.

@@ -82,7 +82,19 @@ mod help {
 
     #[test]
     fn every_command_teaches_by_examples() {
-        for command in [&[][..], &["train"], &["plan"], &["eval"], &["data"], &["model"], &["runs"], &["bench"]] {
+        for command in [
+            &[][..],
+            &["train"],
+            &["plan"],
+            &["eval"],
+            &["data"],
+            &["model"],
+            &["runs"],
+            &["bench"],
+            &["reproduce"],
+            &["table"],
+            &["sweep"],
+        ] {
             let call = bonsai(&[command, &["--help"]].concat()).succeeds();
             assert!(call.out.contains("Examples:") && call.out.contains("  bonsai "), "{command:?}: {}", call.out);
         }

@@ -37,6 +37,10 @@ pub struct EpochRow {
     pub seconds: f64,
     /// Training images per second of training time.
     pub images_per_second: f64,
+    /// Share of the test split classified correctly after the epoch; a column only under `protocol = "paper"`, and nothing is
+    /// selected by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_accuracy: Option<f64>,
 }
 
 /// A row of `layers.csv`: one layer after one epoch.

@@ -22,7 +22,9 @@ use toml::Table;
 use crate::lr::{LearningRate, Schedule};
 use crate::optimizer::Rule;
 pub use sentences::{in_plain_words, nearest};
-pub use settings::{Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings};
+pub use settings::{
+    Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings, Protocol,
+};
 
 /// A training, resolved: nothing is left to a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +59,9 @@ pub struct Experiment {
     /// The seed of initial weights, masks, order and augmentation.
     #[serde(default)]
     pub seed: u64,
+    /// What is measured beside the training.
+    #[serde(default, skip_serializing_if = "Protocol::is_honest")]
+    pub protocol: Protocol,
     /// Iterations between two looks at the loss on a GPU.
     #[serde(default = "default_log_every")]
     pub log_every: u64,

@@ -17,6 +17,7 @@ use crate::checkpoint;
 use crate::dashboard::{Dashboard, Plan, Progress};
 use crate::diagnose::{all_finite, diagnose};
 use crate::evaluate;
+use crate::experiment::Protocol;
 use crate::hardware;
 use crate::meter::Meter;
 use crate::parameters::Gradients;
@@ -335,6 +336,7 @@ impl<'a> Run<'a> {
             self.dashboard.finish();
             return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
         }
+        let test_accuracy = self.test_accuracy()?;
         let clock = self.parts.clock(self.at.iteration);
         let train = self.meter.totals();
         let engine = &self.parts.trainee.engine;
@@ -354,6 +356,7 @@ impl<'a> Run<'a> {
             parameters: engine.parameters(),
             seconds: self.at.epoch_seconds + began.elapsed().as_secs_f64(),
             images_per_second: images / self.at.epoch_seconds,
+            test_accuracy,
         };
         self.folder.append_epoch(&row)?;
         for layer in &layers {
@@ -382,6 +385,20 @@ impl<'a> Run<'a> {
         self.checkpoint()?;
         self.forget_older_bests();
         Ok(())
+    }
+
+    /// The test accuracy of the network as it is, where `protocol = "paper"` asks for it; it goes into its column only.
+    fn test_accuracy(&self) -> Result<Option<f64>> {
+        let (setup, info) = (self.setup, self.setup.source.set().info());
+        match setup.experiment.protocol {
+            Protocol::Honest => Ok(None),
+            Protocol::Paper => {
+                let networks = [&self.parts.trainee.network];
+                let tested =
+                    evaluate::test(&networks, &setup.source, (info.mean, info.std), setup.limit_test, setup.workers)?;
+                Ok(Some(tested[0].accuracy()))
+            }
+        }
     }
 
     /// Writes a checkpoint if the last one is older than the experiment allows.

@@ -188,12 +188,17 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(if here { Path::new(".") } else { folder })?.sync_all()
 }
 
-/// The first line of a growing file; empty where there is none.
-fn header(file: Growing) -> Vec<u8> {
+/// The first lines that a growing file can have; one is empty where there is none.
+fn headers(file: Growing) -> Vec<Vec<u8>> {
     match file {
-        Growing::Metrics => csv_header::<EpochRow>(),
-        Growing::Layers => csv_header::<LayerRow>(),
-        Growing::Events => Vec::new(),
+        // Under `protocol = "paper"` there is a column more.
+        Growing::Metrics => {
+            let honest = csv_header::<EpochRow>();
+            let paper = [honest.trim_ascii_end(), b",test_accuracy\n"].concat();
+            vec![honest, paper]
+        }
+        Growing::Layers => vec![csv_header::<LayerRow>()],
+        Growing::Events => vec![Vec::new()],
     }
 }
 
@@ -233,11 +238,15 @@ fn check(file: Growing, mut handle: &File, length: u64) -> Result<()> {
     if length == 0 {
         return Ok(());
     }
-    let header = header(file);
+    let headers = headers(file);
+    let longest = headers.iter().map(Vec::len).max().unwrap_or(0);
     let mut start = Vec::new();
     handle.seek(SeekFrom::Start(0))?;
-    handle.take(header.len() as u64).read_to_end(&mut start)?;
-    ensure!(start == header, "its first line does not name the columns of this version");
+    handle.take(longest as u64).read_to_end(&mut start)?;
+    ensure!(
+        headers.iter().any(|header| start.starts_with(header)),
+        "its first line does not name the columns of this version"
+    );
     let mut last = [0];
     handle.seek(SeekFrom::Start(length - 1))?;
     handle.read_exact(&mut last)?;

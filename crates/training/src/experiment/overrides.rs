@@ -5,12 +5,13 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-static OPTIONAL: [(&str, Value); 9] = [
+static OPTIONAL: [(&str, Value); 10] = [
     ("name", Value::String(String::new())),
     ("shortcut", Value::String(String::new())),
     ("stem", Value::String(String::new())),
     ("bypass", Value::Boolean(false)),
     ("train_records", Value::Integer(0)),
+    ("protocol", Value::String(String::new())),
     ("lr.milestones", Value::Array(Vec::new())),
     ("optimizer.clip_norm", Value::Float(0.0)),
     ("scheduler.exclude", Value::Array(Vec::new())),

@@ -3,6 +3,24 @@
 use bonsai_data::Padding;
 use serde::{Deserialize, Serialize};
 
+/// What is measured beside the training; the training itself is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// The test split is read once, after the last epoch.
+    #[default]
+    Honest,
+    /// Also the test accuracy of every epoch, in a column of its own that nothing selects by: papers that report the best of
+    /// these can only be compared with the same figure.
+    Paper,
+}
+
+impl Protocol {
+    pub(super) fn is_honest(&self) -> bool {
+        *self == Protocol::Honest
+    }
+}
+
 /// The section `[augment]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

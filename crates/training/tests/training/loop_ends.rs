@@ -103,6 +103,58 @@ fn a_run_leaves_its_records_and_a_model_that_evaluates_to_the_same_accuracy() {
     assert!(summary.nonzero <= summary.kept);
 }
 
+#[test]
+fn the_papers_protocol_adds_a_column_and_changes_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, assignments: &[&str]| {
+        let folder = folder.path().join(name);
+        let summary = finished(train(setup(&folder, assignments)).unwrap());
+        (folder, summary)
+    };
+    let (honest, one) = run("honest", &[]);
+    let (paper, other) = run("paper", &["protocol=paper"]);
+    assert_eq!(read(&honest, "model.safetensors"), read(&paper, "model.safetensors"));
+    assert_eq!((one.best_epoch, one.best_test_accuracy), (other.best_epoch, other.best_test_accuracy));
+    assert!(other.protocol.contains("nothing is selected by it") && one.protocol != other.protocol);
+
+    let rows = |folder: &Path| bonsai_training::records::read_metrics(&folder.join("metrics.csv")).unwrap();
+    assert!(rows(&honest).iter().all(|row| row.test_accuracy.is_none()));
+    assert!(!String::from_utf8(read(&honest, "metrics.csv")).unwrap().contains("test_accuracy"));
+    let tested: Vec<f64> = rows(&paper).iter().map(|row| row.test_accuracy.unwrap()).collect();
+    assert_eq!(tested.len(), 3);
+    assert_eq!(tested[2], other.final_test_accuracy);
+    let best = other.best_epoch.unwrap() as usize;
+    assert_eq!(Some(tested[best]), other.best_test_accuracy);
+    for (mut row, expected) in rows(&paper).into_iter().zip(rows(&honest)) {
+        row.test_accuracy = None;
+        (row.seconds, row.images_per_second) = (expected.seconds, expected.images_per_second);
+        assert_eq!(row, expected);
+    }
+}
+
+#[test]
+fn the_papers_column_survives_an_interruption() {
+    let folder = tempfile::tempdir().unwrap();
+    let (straight, cut) = (folder.path().join("straight"), folder.path().join("cut"));
+    finished(train(setup(&straight, &["protocol=paper", "checkpoint.minutes=0"])).unwrap());
+    let mut rest = setup(&cut, &["protocol=paper", "checkpoint.minutes=0"]);
+    rest.stop.store(true, Ordering::Relaxed);
+    let mut interruptions = 0;
+    // Each call stops after its first step.
+    while let Outcome::Interrupted { .. } = train(rest.clone()).unwrap() {
+        interruptions += 1;
+        rest.resume = true;
+        rest.stop.store(interruptions < 15, Ordering::Relaxed);
+    }
+    assert_eq!(interruptions, 15);
+    let column = |folder: &Path| -> Vec<Option<f64>> {
+        let rows = bonsai_training::records::read_metrics(&folder.join("metrics.csv")).unwrap();
+        rows.iter().map(|row| row.test_accuracy).collect()
+    };
+    assert_eq!(column(&cut), column(&straight));
+    assert!(column(&cut).iter().all(Option::is_some));
+}
+
 /// The lines of `events.jsonl` that are not measurements of kernels.
 fn mask_events(folder: &Path) -> Vec<String> {
     let events = String::from_utf8(read(folder, "events.jsonl")).unwrap();
