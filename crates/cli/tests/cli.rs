@@ -237,9 +237,10 @@ mod mistakes {
         // Where the file gives a share of channels, the cost takes its place.
         for name in ["slimming", "polarization", "proximal-slimming", "group-magnitude"] {
             let call = plan(&format!("cifar10-resnet20-{name}"), "0.3").succeeds();
-            let events =
-                call.stdout.lines().filter_map(|line| line.split_whitespace().nth(4)?.replace(',', "").parse().ok());
-            let macs: Vec<u64> = events.filter(|macs| *macs > 1_000_000).collect();
+            // Iteration, epoch, sparsity and its sign, weights, then the cost, which `~` marks as projected.
+            let cost =
+                |line: &str| line.split_whitespace().nth(5)?.trim_start_matches('~').replace(',', "").parse().ok();
+            let macs: Vec<u64> = call.out.lines().filter_map(cost).filter(|macs| *macs > 1_000_000).collect();
             assert!(macs.last().is_some_and(|last| (*last as f64) < 0.3 * 40_551_040.0), "{name}: {macs:?}");
         }
     }
