@@ -29,7 +29,7 @@ pub struct Selection {
     pub limit_train: Option<u64>,
     /// Bring the network to this share of its multiply-accumulates, the weakest channels by the method's own score first:
     /// for methods that remove channels (as --set scheduler.macs=X)
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = share)]
     pub macs: Option<f64>,
     /// Replace one value of the experiment, as in --set optimizer.lr=0.05; may be given several times
     #[arg(long = "set", value_name = "PATH.TO.KEY=VALUE")]
@@ -104,6 +104,12 @@ pub fn whole(low: u64, high: u64) -> impl Fn(&str) -> Result<u64, String> + Clon
         let number = text.parse().ok().filter(|number| (low..=high).contains(number));
         number.ok_or_else(|| format!("give a whole number {range}"))
     }
+}
+
+/// Reads a share that leaves something.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "give a number above 0 and at most 1".to_string())
 }
 
 /// Lists the names of all experiments, sorted.

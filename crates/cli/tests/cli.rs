@@ -239,6 +239,25 @@ mod mistakes {
     }
 
     #[test]
+    fn a_share_of_the_macs_is_met_or_refused() {
+        let plan = |name: &str, macs: &str| bonsai(&["plan", name, "--macs", macs]);
+        for value in ["0", "1.5", "nan", "half", "-0.5"] {
+            plan("cifar10-resnet20-polarization", value).fails(2, &["--macs", "above 0 and at most 1"]);
+        }
+        plan("cifar10-resnet20-gmp", "0.5").fails(2, &["`gmp`", "`macs`"]);
+        plan("cifar10-resnet20-polarization", "0.01").fails(2, &["`macs` is 0.01, but this network costs 0.0"]);
+        // Where the file gives a share of channels, the cost takes its place.
+        for name in ["slimming", "polarization", "proximal-slimming", "group-magnitude"] {
+            let call = plan(&format!("cifar10-resnet20-{name}"), "0.3").succeeds();
+            // Iteration, epoch, sparsity and its sign, weights, then the cost, which `~` marks as projected.
+            let cost =
+                |line: &str| line.split_whitespace().nth(5)?.trim_start_matches('~').replace(',', "").parse().ok();
+            let macs: Vec<u64> = call.out.lines().filter_map(cost).filter(|macs| *macs > 1_000_000).collect();
+            assert!(macs.last().is_some_and(|last| (*last as f64) < 0.3 * 40_551_040.0), "{name}: {macs:?}");
+        }
+    }
+
+    #[test]
     fn a_bad_file_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let good = fs::read_to_string(root().join("experiments/cifar10-resnet20-granet.toml")).unwrap();

@@ -101,7 +101,7 @@ impl SparseGroupL0Config {
         // Times the largest learning rate there is, β must stay a number that f32 holds.
         let growths = (end / self.every).min(i32::MAX as u64) as i32;
         let last = self.beta * self.growth.powi(growths);
-        if !(last <= 1e30) {
+        if last.is_nan() || last > 1e30 {
             return Err(format!("`beta` grows to {last:e} by `end_epoch`, but must stay below 1e30: raise `every`"));
         }
         Ok(SparseGroupL0 { a, end, config: self })
