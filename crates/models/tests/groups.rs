@@ -416,6 +416,27 @@ fn a_shape_that_is_none_is_refused() {
     assert!(sentence.contains("`conv.weight`") && sentence.contains("select 1 of its 16 channels"), "{sentence}");
 }
 
+#[test]
+fn kinds_that_exclude_each_other_are_refused() {
+    let refused = |model: &str, scheduler: &str, groups: &str| {
+        let run = bonsai_pruning::Horizon { iterations_per_epoch: 10, epochs: 4 };
+        let table = format!("name = '{scheduler}'\n{groups}").parse().unwrap();
+        let (scheduler, common) = bonsai_pruning::build(&table, run).unwrap();
+        let options = bonsai_pruning::Options { channels: common.channels, ..Default::default() };
+        bonsai_pruning::Engine::new(&cifar(model).graph().unwrap(), scheduler, options).err().unwrap()
+    };
+    let slimming = "lambda = 0.1\nchannels = 0.5\nend_epoch = 2";
+    let sentence = refused("densenet40", "slimming", slimming);
+    assert!(sentence.ends_with("the layers of this network have, in `groups` of kind \"selection\""), "{sentence}");
+    let sentence = refused("preresnet164", "slimming", &format!("{slimming}\ngroups = ['stream', 'selection']"));
+    assert!(sentence.ends_with("name one of the two"), "{sentence}");
+    let magnitude = "macs = 0.9\nend_epoch = 2\nevery = 5\ngroups";
+    let sentence = refused("vit-cifar", "group-magnitude", &format!("{magnitude} = ['embedding']\ncompact = false"));
+    assert!(sentence.ends_with("leave `compact` true"), "{sentence}");
+    let sentence = refused("resnet20", "group-magnitude", &format!("{magnitude} = ['selection']"));
+    assert!(sentence.contains("no channel group of kind selection"), "{sentence}");
+}
+
 fn some_architecture() -> impl Strategy<Value = Architecture> {
     let all: Vec<Architecture> = names()
         .into_iter()

@@ -73,15 +73,17 @@ pub fn plan(engine: &mut Engine, horizon: Horizon, lr: impl Fn(u64) -> f64, weig
     }
     let dense = u128::from(engine.dense_macs());
     let mut macs = 0;
+    // Only an event changes what a step costs.
+    let mut current = u128::from(engine.macs());
     for iteration in 1..=horizon.total() {
         let clock = Clock { iteration, horizon, lr: lr(iteration) };
         let due = engine.due(&clock);
         // The step is taken with the masks from before the event.
-        let current = u128::from(engine.macs());
         let weight_gradient = if due.is_some_and(|event| event.dense_gradients) { dense } else { current };
         macs += 2 * current + weight_gradient;
         if let Some(event) = due {
             project(engine, &clock, event, &mut weights);
+            current = u128::from(engine.macs());
             events.push(planned(engine, &clock, event.replace));
         }
     }
