@@ -26,7 +26,8 @@ impl Engine {
         }
         let dead = |(layer, mask): (&crate::LayerSpec, &Mask)| {
             let width = layer.width();
-            (0..layer.units()).filter(|unit| (unit * width..(unit + 1) * width).all(|weight| !mask.get(weight))).count() as u64
+            (0..layer.units()).filter(|unit| (unit * width..(unit + 1) * width).all(|weight| !mask.get(weight))).count()
+                as u64
         };
         Some(self.layers.iter().zip(&self.masks).map(dead).sum())
     }
@@ -65,7 +66,8 @@ mod tests {
         let table = "name = 'set'\nsparsity = 0.8\nevery = 10";
         let mut engine = engine(table);
         assert_eq!(engine.explored(), None);
-        let weights: Vec<Vec<f32>> = (0..2).map(|layer| (0..200).map(|i| ((i * 37 + layer) % 101) as f32 - 50.0).collect()).collect();
+        let weights: Vec<Vec<f32>> =
+            (0..2).map(|layer| (0..200).map(|i| ((i * 37 + layer) % 101) as f32 - 50.0).collect()).collect();
         engine.begin(&weights);
         let mut ever = BTreeSet::new();
         let mut note = |engine: &Engine| {
