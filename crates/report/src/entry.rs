@@ -152,11 +152,15 @@ fn shortened(names: &[String]) -> Vec<String> {
     if still.len() == distinct.len() { short } else { names.to_vec() }
 }
 
-/// The way from the folder of one file to another file, for links that survive when both move together.
+/// The way from the folder of one file to another file, for links that survive when both move together; `None` where they would not.
 pub fn relative(page: &Path, file: &Path) -> Option<String> {
     let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (folder, file) = (folder.canonicalize().ok()?, file.canonicalize().ok()?);
     let common = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
+    // Nothing that shares only the root with the page moves together with it.
+    if common < 2 {
+        return None;
+    }
     let up = folder.components().skip(common).map(|_| "..".to_string());
     let down = file.components().skip(common).map(|part| part.as_os_str().to_string_lossy().into_owned());
     Some(up.chain(down).collect::<Vec<_>>().join("/"))

@@ -114,7 +114,7 @@ fn baseline<'a>(entry: &Entry, entries: &'a [Entry]) -> Option<&'a Entry> {
 
 /// One row a run.
 fn runs(entries: &[Entry]) -> Markup {
-    let pruned = entries.iter().any(|entry| !entry.is_dense());
+    let pruned = entries.iter().any(|entry| !entry.is_dense() && baseline(entry, entries).is_some());
     html! {
         div.scroll #runs {
             table {
