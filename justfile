@@ -46,3 +46,7 @@ report *ARGS:
 # Compare two experiments over their seeds
 compare *ARGS:
     cargo run --release --bin bonsai -- compare "$@"
+
+# Open a report in Chromium: light, dark, phone, paper (needs Python's playwright)
+report-check *ARGS:
+    python3 experiments/report/check.py "$@"

@@ -41,7 +41,7 @@ fn in_words(cause: &(dyn std::error::Error + 'static)) -> String {
         let line = first.strip_prefix("TOML parse error at ").and_then(|place| place.split(',').next());
         return line.map(|line| format!("{line}: ")).unwrap_or_default() + &in_plain_words(error.message());
     }
-    if text == "stream did not contain valid UTF-8" { "it is no text file".to_string() } else { text }
+    if text == "stream did not contain valid UTF-8" { "it is no text file".to_string() } else { in_plain_words(&text) }
 }
 
 /// Joins lines, and drops what would move a terminal's cursor or change its colours.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bonsai_report::entry::{Entry, Extras, entries};
+use bonsai_report::receipt::Receipt;
 use bonsai_report::run::Run;
 use bonsai_report::{figures, model, page, tensorboard};
 use bonsai_training::experiment::Experiment;
@@ -112,6 +113,10 @@ fn extras(entry: &Entry) -> Extras {
             Ok(model) => extras.model = model,
             Err(error) => extras.notes.push(format!("{error:#}")),
         }
+    }
+    match Receipt::read(&entry.run.folder) {
+        Ok(receipt) => extras.receipt = receipt,
+        Err(error) => extras.notes.push(format!("{error:#}")),
     }
     // Runs of the same experiment are planned alike but for their seeds.
     if !entry.leads || entry.run.config.is_empty() {

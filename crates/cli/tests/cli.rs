@@ -635,7 +635,37 @@ mod training {
         )
         .succeeds();
 
+        a_run_is_drawn_and_compared(folder.path(), run);
         damaged_records_leave_the_rest(folder.path(), &folder.path().join(run));
+    }
+
+    fn a_run_is_drawn_and_compared(project: &Path, run: &str) {
+        bonsai_in(project, &["report", "shapes10-resnet20-granet"]).succeeds();
+        let page = fs::read_to_string(project.join("report.html")).unwrap();
+        for id in ["accuracy-epochs", "sparsity-epochs", "weights-shapes10-resnet20-granet-seed-0", "configuration"] {
+            assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+        }
+        // The plan and the initial weights come from the configuration alone.
+        assert!(page.contains("The plan") || page.contains("the plan"), "the plan");
+        assert!(page.contains("drawn again from the seed"), "the initial weights");
+        assert!(page.contains("href=\"experiments/runs/shapes10-resnet20-granet/seed-0/model.safetensors\""));
+        assert!(!page.contains("https:") && !page.contains("<script"));
+        let events = fs::read_to_string(project.join(run).join("events.jsonl")).unwrap();
+        assert!(events.lines().next().unwrap().contains("\"explored\":"), "{events}");
+
+        bonsai_in(project, &["report", run, "--figures", "figures", "--tensorboard", "events"]).succeeds();
+        assert!(project.join("figures/accuracy-epochs.svg").is_file());
+        let folder = project.join("events/shapes10-resnet20-granet/seed-0");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+
+        let same = bonsai_in(project, &["compare", "shapes10-resnet20-granet", run]).succeeds();
+        assert!(
+            same.out.contains("test accuracy, last network, %") && same.out.contains("0.00, n = 1"),
+            "{}",
+            same.out
+        );
+        bonsai_in(project, &["report", "shapes10-resnet20-grant"]).fails(2, &["did you mean"]);
+        bonsai_in(project, &["compare", "absent", run]).fails(2, &["there is no run `absent`"]);
     }
 
     fn damaged_records_leave_the_rest(project: &Path, run: &Path) {
@@ -646,6 +676,7 @@ mod training {
             assert!(call.out.contains("prunable weights stay"), "{}", call.out);
             assert!(call.err.starts_with("warning: ") && call.err.lines().count() == 1, "{}", call.err);
         }
+        bonsai_in(project, &["report", "shapes10-resnet20-granet"]).fails(1, &["metrics.csv is damaged: line 2"]);
         let summary = fs::read_to_string(run.join("summary.toml")).unwrap();
         fs::write(run.join("summary.toml"), summary.replace("epochs = 1", "epochs = \"one\"")).unwrap();
         let call = show();

@@ -83,6 +83,8 @@ pub struct Engine {
     /// The prunable layers as they were before anything was cut away.
     full_layers: Vec<LayerSpec>,
     full_macs: u64,
+    /// The weights of each layer that were ever kept; empty where they are not followed.
+    pub(crate) explored: Vec<Mask>,
 }
 
 impl Engine {
@@ -132,6 +134,7 @@ impl Engine {
             full_macs: graph.macs(),
             graph: graph.clone(),
             units,
+            explored: Vec::new(),
         };
         engine.check_room(floor)?;
         engine.check_cost()?;
@@ -185,6 +188,7 @@ impl Engine {
             Start::Random { sparsity, allocation } => self.scatter(sparsity, allocation, weights),
             Start::Cut(cut) => groups = self.cut_channels(cut, weights),
         }
+        self.begin_exploring();
         Change { groups, ..self.change(&before, self.masks.clone()) }
     }
 
@@ -207,6 +211,7 @@ impl Engine {
             ));
         }
         let before = std::mem::replace(&mut self.masks, masks);
+        self.explore();
         let retained = before.iter().zip(&self.masks).map(|(before, after)| both(before, after)).collect();
         Ok(self.change(&before, retained))
     }
@@ -247,6 +252,7 @@ impl Engine {
             groups = self.cut_channels(cut, weights);
             retained.clone_from(&self.masks);
         }
+        self.explore();
         self.last = Some(*clock);
         Change { groups, ..self.change(&before, retained) }
     }

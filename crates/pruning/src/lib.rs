@@ -18,6 +18,7 @@ mod compat;
 pub mod constants;
 pub mod curve;
 pub mod engine;
+mod explored;
 pub mod graph;
 pub mod layer;
 pub mod learned;

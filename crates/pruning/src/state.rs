@@ -18,6 +18,9 @@ pub struct EngineState {
     pub scheduler: String,
     /// The packed mask of every prunable layer.
     pub masks: BTreeMap<String, Vec<u8>>,
+    /// The packed flags of the weights of every prunable layer that were ever kept, where they are followed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub explored: BTreeMap<String, Vec<u8>>,
     /// The packed mask of every channel group, where the method removes channels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, Vec<u8>>,
@@ -33,6 +36,12 @@ impl Engine {
         EngineState {
             scheduler: self.scheduler.about().name.to_string(),
             masks: self.layers.iter().zip(&self.masks).map(|(layer, mask)| (layer.name.clone(), mask.pack())).collect(),
+            explored: self
+                .layers
+                .iter()
+                .zip(&self.explored)
+                .map(|(layer, ever)| (layer.name.clone(), ever.pack()))
+                .collect(),
             units: self.groups().map(|(group, kept)| (group.name.clone(), kept.pack())).collect(),
             state: self.scheduler.save(),
             last: self.last,
@@ -65,6 +74,17 @@ impl Engine {
                 .map_err(|error| format!("the mask of `{}` is damaged: {error}", layer.name))
         };
         let masks = self.layers.iter().map(unpack).collect::<Result<_, _>>()?;
+        let ever = |layer: &LayerSpec| {
+            let bytes = state.explored.get(&layer.name);
+            let bytes = bytes.ok_or_else(|| {
+                format!("the saved state does not say which weights of `{}` were ever kept", layer.name)
+            })?;
+            Mask::unpack(bytes, layer.weights()).map_err(|error| {
+                format!("the flags of weights of `{}` that were ever kept are damaged: {error}", layer.name)
+            })
+        };
+        let followed: &[LayerSpec] = if state.explored.is_empty() { &[] } else { &self.layers };
+        let explored = followed.iter().map(ever).collect::<Result<_, _>>()?;
         let unit_masks = self.groups().map(|(group, _)| {
             let bytes = state.units.get(&group.name);
             let bytes = bytes.ok_or_else(|| format!("the saved state has no units of `{}`", group.name))?;
@@ -77,6 +97,7 @@ impl Engine {
             units.kept = unit_masks;
         }
         self.masks = masks;
+        self.explored = explored;
         self.last = state.last;
         Ok(())
     }

@@ -263,6 +263,7 @@ fn check_granet_step(key: &str, step: &Value, toy: &Map<String, Value>, report: 
                 scheduler: "granet".into(),
                 masks,
                 units: Default::default(),
+                explored: Default::default(),
                 state: Value::Null,
                 last: None,
             })

@@ -7,6 +7,7 @@ use toml::Value;
 
 use crate::format::tail;
 use crate::model::Model;
+use crate::receipt::Receipt;
 use crate::run::Run;
 
 /// Letters up to which a label fits beside a line.
@@ -21,6 +22,8 @@ pub struct Extras {
     pub initial: BTreeMap<String, Vec<f32>>,
     /// The trained network, where there is one.
     pub model: Model,
+    /// What it costs on a machine, where that was measured.
+    pub receipt: Receipt,
     /// What could not be found out, in sentences.
     pub notes: Vec<String>,
 }
@@ -75,7 +78,7 @@ impl Entry {
     pub fn is_dense(&self) -> bool {
         match (self.run.setting("scheduler.name").and_then(Value::as_str), &self.run.summary) {
             (Some(name), _) => name == "dense",
-            (None, Some(summary)) => summary.target_sparsity == 0.0 && summary.target_macs.is_none(),
+            (None, Some(summary)) => self.run.target_sparsity() == Some(0.0) && summary.target_macs.is_none(),
             (None, None) => false,
         }
     }
@@ -88,7 +91,7 @@ impl Entry {
             return (share > target + 1e-9)
                 .then(|| format!("{:.2} % of the MACs are left, not {:.2} %", 100.0 * share, 100.0 * target));
         }
-        let target = Some(summary.target_sparsity).filter(|target| !target.is_nan())?;
+        let target = self.run.target_sparsity()?;
         let wanted = (1.0 - target) * summary.prunable as f64;
         // The exact count is rounded to a whole weight.
         let missed = (summary.kept as f64 - wanted).abs();
@@ -116,7 +119,7 @@ pub fn entries(runs: Vec<(Run, Extras)>) -> Vec<Entry> {
         .collect();
     let alone = runs.len() == 1;
     let mut groups: Vec<String> = Vec::new();
-    (runs.into_iter().zip(labels))
+    let mut entries: Vec<Entry> = (runs.into_iter().zip(labels))
         .map(|((run, extras), label)| {
             let known = groups.iter().position(|group| *group == label);
             let group = known.unwrap_or_else(|| {
@@ -125,7 +128,10 @@ pub fn entries(runs: Vec<(Run, Extras)>) -> Vec<Entry> {
             });
             Entry { run, extras, label, group, leads: known.is_none(), alone }
         })
-        .collect()
+        .collect();
+    // Seeds of an experiment stand together, in their order.
+    entries.sort_by_key(|entry| (entry.group, !entry.leads, entry.run.seed()));
+    entries
 }
 
 /// Leaves out the words that all names have.
@@ -146,11 +152,15 @@ fn shortened(names: &[String]) -> Vec<String> {
     if still.len() == distinct.len() { short } else { names.to_vec() }
 }
 
-/// The way from the folder of one file to another file, for links that survive when both move together.
+/// The way from the folder of one file to another file, for links that survive when both move together; `None` where they would not.
 pub fn relative(page: &Path, file: &Path) -> Option<String> {
     let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (folder, file) = (folder.canonicalize().ok()?, file.canonicalize().ok()?);
     let common = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
+    // Nothing that shares only the root with the page moves together with it.
+    if common < 2 {
+        return None;
+    }
     let up = folder.components().skip(common).map(|_| "..".to_string());
     let down = file.components().skip(common).map(|part| part.as_os_str().to_string_lossy().into_owned());
     Some(up.chain(down).collect::<Vec<_>>().join("/"))
@@ -176,7 +186,7 @@ mod tests {
         let entries = entries(all);
         let labels: Vec<(&str, usize, bool)> =
             entries.iter().map(|entry| (entry.label.as_str(), entry.group, entry.leads)).collect();
-        assert_eq!(labels, [("dense", 0, true), ("group-magnitude", 1, true), ("dense", 0, false)]);
+        assert_eq!(labels, [("dense", 0, true), ("dense", 0, false), ("group-magnitude", 1, true)]);
         assert_eq!(shortened(&["a-b".into(), "a".into()]), ["b", "a"]);
         assert_eq!(shortened(&["a-b".into(), "b-a".into()]), ["a-b", "b-a"]);
         assert_eq!(shortened(&["x-y".into(), "x-y".into()]), ["x-y", "x-y"]);

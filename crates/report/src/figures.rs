@@ -47,7 +47,6 @@ pub fn sections(entries: &[Entry]) -> Vec<Section> {
         cost::pareto(entries),
         learning::sparsity(entries),
         layers::layers(entries),
-        layers::turnover(entries),
         layers::weights(entries),
         time::time(entries),
     ];

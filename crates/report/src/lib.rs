@@ -11,6 +11,7 @@ pub mod figures;
 pub mod format;
 pub mod model;
 pub mod page;
+pub mod receipt;
 pub mod run;
 pub mod settings;
 pub mod statistics;

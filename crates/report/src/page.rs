@@ -9,6 +9,7 @@ use crate::compare::{Compared, Metric, Side, compare, left_out, written};
 use crate::entry::{Entry, relative};
 use crate::figures::{Section, layers, sections};
 use crate::format::{count, duration, percent, short};
+use crate::receipt::Receipt;
 use crate::run::Run;
 use crate::settings::{same_recipe, side_by_side};
 use crate::theme;
@@ -113,15 +114,15 @@ fn baseline<'a>(entry: &Entry, entries: &'a [Entry]) -> Option<&'a Entry> {
 
 /// One row a run.
 fn runs(entries: &[Entry]) -> Markup {
-    let pruned = entries.iter().any(|entry| !entry.is_dense());
+    let pruned = entries.iter().any(|entry| !entry.is_dense() && baseline(entry, entries).is_some());
     html! {
         div.scroll #runs {
             table {
                 thead { tr {
                     th { "run" } th { "seed" } th { "test" }
                     @if pruned { th { "under dense" } }
-                    th { "validation" } th { "best, test" } th { "removed" } th { "MACs" } th { "of dense" }
-                    th { "parameters" } th { "images/s" } th { "time" } th.left { "state" }
+                    th { "validation" } th { "best, test" } th { "removed" } th { "MACs, of dense" }
+                    th { "parameters" } th { "images/s" } th { "time" } th.left { "" }
                 } }
                 tbody { @for entry in entries { (run(entry, entries, pruned)) } }
             }
@@ -146,7 +147,7 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
             td { "–" }
             td { (last.map_or("–".to_string(), |row| percent(row.sparsity))) }
             td { (last.map_or("–".to_string(), |row| short(row.macs as f64))) }
-            td { "–" } td { "–" }
+            td { (last.map_or("–".to_string(), |row| count(row.parameters))) }
             td { (last.map_or("–".to_string(), |row| short(row.images_per_second))) }
             td { (duration(entry.run.epochs.iter().map(|row| row.seconds).sum())) }
             td.left { "not finished: " (epochs) @if epochs == 1 { " epoch" } @else { " epochs" } }
@@ -171,16 +172,12 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
         td { (percent(summary.final_valid_accuracy)) }
         td { (summary.best_test_accuracy.map_or("–".to_string(), percent)) }
         td { (percent(summary.sparsity)) }
-        td { (short(summary.macs as f64)) }
-        td { (percent(summary.macs as f64 / summary.dense_macs as f64)) }
+        td { (short(summary.macs as f64)) ", " (percent(summary.macs as f64 / summary.dense_macs as f64)) }
         td { (count(parameters)) }
         td { (short(summary.images_per_second)) }
         td { (duration(summary.wall_seconds)) }
         td.left {
-            @match objection {
-                None => "at its target",
-                Some(why) => { "does not count: " (why) }
-            }
+            @if let Some(why) = objection { "does not count: " (why) }
         }
     } }
 }
@@ -212,11 +209,16 @@ fn notes(entries: &[Entry]) -> Markup {
         @if !notes.is_empty() {
             div.notes #notes { ul {
                 @for (sentence, runs) in notes {
-                    li { @if entries.len() > 1 { b { (runs.join("; ")) ": " } } (sentence) }
+                    li { @if entries.len() > 1 { b { (concerned(&runs, entries.len())) ": " } } (sentence) }
                 }
             } }
         }
     }
+}
+
+/// Names runs, or counts them where they are many.
+fn concerned(runs: &[String], all: usize) -> String {
+    if runs.len() > 3 { format!("{} of {all} runs", runs.len()) } else { runs.join("; ") }
 }
 
 fn figures(section: &Section) -> Markup {
@@ -239,19 +241,25 @@ fn comparisons(entries: &[Entry]) -> Vec<(Side, Side, Vec<Compared>)> {
     for entry in entries {
         groups.entry(entry.group).or_default().push(entry);
     }
-    if groups.len() < 2 || groups.values().all(|runs| runs.len() < 2) {
+    if groups.values().all(|runs| runs.len() < 2) {
         return Vec::new();
     }
-    let side = |runs: &Vec<&Entry>| Side::new(&runs[0].label, runs.iter().map(|entry| entry.run.clone())).ok();
-    let dense = groups.values().find(|runs| runs[0].is_dense()).or(groups.values().next());
-    let Some(base) = dense.and_then(side) else { return Vec::new() };
-    let others = groups.values().filter_map(side).filter(|other| other.name != base.name);
-    others
-        .map(|other| {
-            let compared = compare(&other, &base);
-            (other, base.clone(), compared)
-        })
-        .collect()
+    let data = |runs: &[&Entry]| runs.iter().find_map(|entry| Some(entry.run.summary.as_ref()?.data.clone()));
+    let side = |runs: &[&Entry]| Side::new(&runs[0].label, runs.iter().map(|entry| entry.run.clone())).ok();
+    let mut comparisons = Vec::new();
+    for (number, runs) in &groups {
+        // Accuracies on different data are not to be compared.
+        let alike: Vec<(&usize, &Vec<&Entry>)> = groups.iter().filter(|(_, other)| data(other) == data(runs)).collect();
+        let base = alike.iter().find(|(_, other)| other[0].is_dense()).or(alike.first());
+        let Some((_, other)) = base.filter(|(base, other)| *base != number && runs.len().max(other.len()) > 1) else {
+            continue;
+        };
+        if let (Some(own), Some(base)) = (side(runs), side(other)) {
+            let compared = compare(&own, &base);
+            comparisons.push((own, base, compared));
+        }
+    }
+    comparisons
 }
 
 /// Writes comparisons as tables.
@@ -268,9 +276,9 @@ pub(crate) fn seeds(comparisons: &[(Side, Side, Vec<Compared>)]) -> Markup {
                     thead { tr { th { "" } th { (a.name) } th { (b.name) } th { (a.name) " − " (b.name) } } }
                     tbody { @for row in compared { @if row.sides.iter().any(Option::is_some) { tr {
                         td { (row.metric.name()) }
-                        td { (written(row.metric, row.sides[0].as_ref())) }
-                        td { (written(row.metric, row.sides[1].as_ref())) }
-                        td { (written(row.metric, row.difference.as_ref())) }
+                        @for sample in [row.sides[0], row.sides[1], row.difference] {
+                            td { (written(row.metric, sample.as_ref()).replace('-', "−")) }
+                        }
                     } } } }
                 } }
                 @for sentence in left_out(a).into_iter().chain(left_out(b)) { p.muted { (sentence) } }
@@ -279,54 +287,89 @@ pub(crate) fn seeds(comparisons: &[(Side, Side, Vec<Compared>)]) -> Markup {
     }
 }
 
-/// The text of `receipt.*` in a run folder, where there is one.
+/// What each form of a network costs, where it was measured.
 fn receipts(entries: &[Entry]) -> Markup {
-    let all: Vec<(String, String)> = (entries.iter())
-        .filter_map(|entry| {
-            let texts = ["receipt.toml", "receipt.json", "receipt.md"].map(|name| entry.run.folder.join(name));
-            let text = texts.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
-            Some((entry.name(), text))
-        })
+    let all: Vec<(String, &Receipt)> = (entries.iter())
+        .filter(|entry| !entry.extras.receipt.rows.is_empty())
+        .map(|entry| (entry.name(), &entry.extras.receipt))
         .collect();
     html! {
         @if !all.is_empty() {
             section #receipt {
                 h2 { "Receipt" }
-                @for (name, text) in all { h3 { (name) } pre { (text) } }
+                p.muted { "What the network costs on one machine: dense, with its weights masked, and as it was trained." }
+                @for (name, receipt) in all {
+                    h3 { (name) }
+                    div.scroll { table {
+                        thead { tr { @for column in &receipt.columns { th { (column.replace('_', " ")) } } } }
+                        tbody { @for row in &receipt.rows { tr { @for text in row {
+                            @let number = text.parse::<f64>();
+                            @match number {
+                                Ok(number) => { td { (short(number)) } }
+                                Err(_) => { td.left { (text) } }
+                            }
+                        } } } }
+                    } }
+                }
             }
         }
     }
 }
 
-/// The resolved settings: first those in which the runs differ.
+/// The resolved settings: first those in which the runs differ; seeds that differ in nothing else share a column.
 fn configuration(entries: &[Entry]) -> Markup {
     let configured: Vec<&Entry> = entries.iter().filter(|entry| !entry.run.config.is_empty()).collect();
     let configs: Vec<_> = configured.iter().map(|entry| &entry.run.config).collect();
     let (differ, same): (Vec<_>, Vec<_>) = side_by_side(&configs).into_iter().partition(|setting| setting.differs());
+    let mut columns: Vec<(Vec<&Option<String>>, Vec<usize>)> = Vec::new();
+    for run in 0..configured.len() {
+        let others = differ.iter().filter(|setting| setting.path != "seed");
+        let values: Vec<&Option<String>> = others.map(|setting| &setting.values[run]).collect();
+        let apart = |(other, runs): &&mut (Vec<_>, Vec<usize>)| {
+            *other == values && configured[runs[0]].group == configured[run].group
+        };
+        match columns.iter_mut().find(apart) {
+            Some((_, runs)) => runs.push(run),
+            None => columns.push((values, vec![run])),
+        }
+    }
+    let heading = |runs: &[usize]| {
+        let seeds: Vec<String> =
+            runs.iter().filter_map(|run| configured[*run].run.seed()).map(|seed| seed.to_string()).collect();
+        let label = &configured[runs[0]].label;
+        if seeds.is_empty() { label.clone() } else { format!("{label}, seed {}", seeds.join(", ")) }
+    };
     html! {
         section #configuration {
             h2 { "Configuration" }
-            @if !differ.is_empty() {
+            @if differ.iter().any(|setting| setting.path != "seed") {
                 p.muted { "Settings in which the runs differ." }
                 div.scroll #differences { table {
-                    thead { tr { th { "setting" } @for entry in &configured { th.left { (entry.name()) } } } }
-                    tbody { @for setting in &differ { tr {
+                    thead { tr { th { "setting" } @for (_, runs) in &columns { th.left { (heading(runs)) } } } }
+                    tbody { @for setting in differ.iter().filter(|setting| setting.path != "seed") { tr {
                         td { (setting.path) }
-                        @for value in &setting.values { td.left { (value.as_deref().unwrap_or("–")) } }
+                        @for (_, runs) in &columns { td.left { (value(&setting.values[runs[0]])) } }
                     } } }
                 } }
             }
             @if !same.is_empty() {
-                details open[differ.is_empty()] {
+                details open[configured.len() == 1] {
                     summary { (same.len()) @if configured.len() > 1 { " settings that all runs share" } @else { " settings" } }
                     div.scroll { table { tbody { @for setting in &same { tr {
                         td { (setting.path) }
-                        td.left { (setting.values.first().and_then(|value| value.as_deref()).unwrap_or("–")) }
+                        td.left { (value(&setting.values[0])) }
                     } } } } }
                 }
             }
         }
     }
+}
+
+/// A setting's value; of a fingerprint the beginning.
+fn value(value: &Option<String>) -> String {
+    let Some(value) = value else { return "–".to_string() };
+    let fingerprint = value.len() >= 32 && value.chars().all(|letter| letter.is_ascii_hexdigit());
+    if fingerprint { format!("{}…", &value[..12]) } else { value.clone() }
 }
 
 /// Links to what the runs left, as long as the page stays beside them.
@@ -339,7 +382,7 @@ fn files(entries: &[Entry], page: &Path) -> Markup {
                 .map(|file| file.file_name().to_string_lossy().into_owned());
             let known = |name: &String| {
                 name.ends_with(".onnx")
-                    || ["model.safetensors", "config.toml", "metrics.csv", "layers.csv", "events.jsonl"]
+                    || ["model.safetensors", "receipt.csv", "config.toml", "metrics.csv", "layers.csv", "events.jsonl"]
                         .contains(&name.as_str())
             };
             let mut names: Vec<String> = names.filter(known).collect();

@@ -34,6 +34,7 @@ svg{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-s
 .open{fill:var(--paper);stroke:currentColor;stroke-width:1.6}
 .faint{opacity:.45}
 .line.faint{stroke-width:1.1;opacity:.7}
+.line.seed{stroke-width:1.4;opacity:.55}
 .thin{stroke:var(--muted);stroke-width:1.1}
 .dashed{stroke-dasharray:4 3}
 .rest{color:var(--muted);opacity:.55}

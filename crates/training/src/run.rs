@@ -296,6 +296,9 @@ impl<'a> Run<'a> {
         }
         let engine = &self.parts.trainee.engine;
         figures.extend(engine.observe());
+        figures.extend(engine.explored().map(|share| ("explored".to_string(), share)));
+        let dead = engine.dead_units().filter(|dead| *dead > 0);
+        figures.extend(dead.map(|dead| ("dead units".to_string(), dead as f64)));
         let row = EventRow {
             iteration,
             epoch: self.parts.clock(iteration).epoch(),

@@ -303,6 +303,9 @@ impl Trainee {
         for (name, bytes) in std::mem::take(&mut engine.masks) {
             tensors.insert(format!("mask/{name}"), HostTensor::bytes(bytes));
         }
+        for (name, bytes) in std::mem::take(&mut engine.explored) {
+            tensors.insert(format!("explored/{name}"), HostTensor::bytes(bytes));
+        }
         let changes = !self.architecture.kept.is_empty() || self.engine.has_gates();
         let architecture = changes.then(|| self.architecture.clone());
         (tensors, TraineeState { optimizer_steps, engine, architecture })
@@ -329,6 +332,8 @@ impl Trainee {
         for (key, tensor) in tensors {
             if let Some(layer) = key.strip_prefix("mask/") {
                 state.engine.masks.insert(layer.to_string(), tensor.as_bytes()?.to_vec());
+            } else if let Some(layer) = key.strip_prefix("explored/") {
+                state.engine.explored.insert(layer.to_string(), tensor.as_bytes()?.to_vec());
             } else if let Some(name) = key.strip_prefix("first/").or_else(|| key.strip_prefix("second/")) {
                 let values = tensor.as_f32()?.to_vec();
                 ensure!(

@@ -5,7 +5,7 @@ use svg::node::element::{Circle, Group, Line, Path, Rectangle, SVG, Style, Text,
 use crate::theme;
 
 /// Average width of a letter of a small label, in pixels; charts leave a little more room than this says.
-pub const LETTER: f64 = 6.0;
+pub const LETTER: f64 = 6.6;
 
 /// A finished drawing.
 #[derive(Debug, Clone, PartialEq)]

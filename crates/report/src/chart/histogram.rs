@@ -21,11 +21,13 @@ pub struct Histogram {
     pub before: Vec<u32>,
     /// Kept weights by bin.
     pub after: Vec<u32>,
+    /// Share of the layer's weights that is kept.
+    pub kept: f64,
 }
 
 impl Histogram {
     /// Counts weights; removed ones belong neither to `before` nor to `after`.
-    pub fn new(name: &str, before: &[f32], after: &[f32]) -> Self {
+    pub fn new(name: &str, before: &[f32], after: &[f32], kept: f64) -> Self {
         let mut sizes: Vec<f32> =
             before.iter().chain(after).map(|weight| weight.abs()).filter(|size| size.is_finite()).collect();
         sizes.sort_by(f32::total_cmp);
@@ -40,7 +42,7 @@ impl Histogram {
             }
             bins
         };
-        Self { name: name.to_string(), reach, before: counted(before), after: counted(after) }
+        Self { name: name.to_string(), reach, before: counted(before), after: counted(after), kept }
     }
 }
 
@@ -53,24 +55,27 @@ pub fn histograms(title: &str, class: &str, layers: &[Histogram]) -> Option<Pict
     for (index, layer) in layers.iter().enumerate() {
         let (x, y) = (width * (index % COLUMNS) as f64 + 3.0, top + height * (index / COLUMNS) as f64);
         let (inner, floor) = (width - 8.0, y + 54.0);
-        canvas.text((x, y + 8.0), Anchor::Start, "tick", &tail(&layer.name, 18));
-        // Areas are comparable: both are drawn against the same count.
-        let peak = layer.before.iter().chain(&layer.after).copied().max().unwrap_or(0).max(1);
-        let place = |bin: usize, weights: u32| {
-            (x + inner * bin as f64 / BINS as f64, floor - 40.0 * f64::from(weights) / f64::from(peak))
+        canvas.text((x, y + 8.0), Anchor::Start, "tick", &tail(&layer.name, 14));
+        canvas.text((x + inner, y + 8.0), Anchor::End, "tick", &format!("{:.0} %", 100.0 * layer.kept));
+        // Shapes are compared, so that both reach the same height; a tenth of the weights would be a flat line else.
+        let peak = |bins: &[u32]| f64::from(bins.iter().copied().max().unwrap_or(0).max(1));
+        let place = |bin: usize, weights: u32, peak: f64| {
+            (x + inner * bin as f64 / BINS as f64, floor - 40.0 * f64::from(weights) / peak)
         };
         if !layer.after.is_empty() {
+            let peak = peak(&layer.after);
             let mut area = format!("M{} {}", round(x), round(floor));
             for (bin, weights) in layer.after.iter().enumerate() {
-                let _ = write!(area, "V{}H{}", round(place(bin, *weights).1), round(place(bin + 1, 0).0));
+                let _ = write!(area, "V{}H{}", round(place(bin, *weights, peak).1), round(place(bin + 1, 0, peak).0));
             }
             let _ = write!(area, "V{}z", round(floor));
             canvas.path(&area, &format!("fill {class}"), &layer.name);
         }
         if !layer.before.is_empty() {
+            let peak = peak(&layer.before);
             let mut outline = String::new();
             for (bin, weights) in layer.before.iter().enumerate() {
-                let (left, height) = place(bin, *weights);
+                let (left, height) = place(bin, *weights, peak);
                 let command = if bin == 0 { "M" } else { "L" };
                 let _ = write!(outline, "{command}{} {}", round(left + inner / BINS as f64 / 2.0), round(height));
             }
@@ -90,12 +95,12 @@ mod tests {
 
     #[test]
     fn weights_fall_into_their_bins() {
-        let histogram = Histogram::new("fc", &[-1.0, 0.0, 0.0, 1.0, f32::NAN], &[0.5]);
+        let histogram = Histogram::new("fc", &[-1.0, 0.0, 0.0, 1.0, f32::NAN], &[0.5], 0.25);
         assert_eq!(histogram.reach, 1.0);
         assert_eq!((histogram.before[0], histogram.before[30], histogram.before[60]), (1, 2, 1));
         assert_eq!(histogram.before.iter().sum::<u32>(), 4);
         assert_eq!(histogram.after.iter().position(|weights| *weights == 1), Some(45));
-        assert!(histograms("w", "c0", &[Histogram::new("none", &[], &[])]).is_none());
-        assert!(histograms("w", "c0", &[Histogram::new("zeros", &[], &[0.0; 9])]).is_some());
+        assert!(histograms("w", "c0", &[Histogram::new("none", &[], &[], 0.0)]).is_none());
+        assert!(histograms("w", "c0", &[Histogram::new("zeros", &[], &[0.0; 9], 1.0)]).is_some());
     }
 }

@@ -71,7 +71,10 @@ impl Lines<'_> {
                 )
                 .collect();
             canvas.path(&commands(&shown, series.steps), &format!("line {}", series.class), "");
-            let few = shown.len() <= DOTS && !series.class.contains("faint");
+            let few = shown.len() <= DOTS
+                && !series.steps
+                && !series.class.contains("faint")
+                && !series.class.contains("seed");
             for (&(x, y), &(value_x, value)) in shown.iter().zip(&series.points) {
                 if few && x.is_finite() {
                     let name = if series.label.is_empty() { "" } else { &format!("{}: ", series.label) };

@@ -10,7 +10,7 @@ use super::lines::WIDTH;
 const ROW: f64 = 17.0;
 const BAR: f64 = 13.0;
 const LEFT: f64 = 118.0;
-const RIGHT: f64 = 270.0;
+const RIGHT: f64 = 256.0;
 
 /// A layer or a group of channels.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -65,7 +65,7 @@ impl Scale {
     pub fn between(mut self, from: f64, to: f64) -> Self {
         (self.from, self.to) = (from, to);
         // Labels beside each other need room.
-        let room = ((to - from).abs() / 42.0).floor().clamp(2.0, 6.0);
+        let room = ((to - from).abs() / if to > from { 42.0 } else { 30.0 }).floor().clamp(2.0, 6.0);
         self.stepped(room as usize)
     }
 

@@ -1,6 +1,6 @@
 //! Which layers keep what, and what comes and goes in them.
 
-use crate::chart::{Histogram, Row, Rows, Turnover, histograms};
+use crate::chart::{Histogram, Lines, Row, Rows, Series, Turnover, Unit, histograms};
 use crate::entry::Entry;
 use crate::format::{percent, short};
 use crate::run::Run;
@@ -57,6 +57,23 @@ pub fn layers(entries: &[Entry]) -> Section {
         let chart = Rows { title: &title, ends: "kept of all", span, class: class(entry.group), rows };
         section.add(format!("channels-{}", slug(&entry.name())), chart.draw());
     }
+    let dead = entries.iter().filter_map(|entry| {
+        let per_epoch = entry.iterations_per_epoch()?;
+        let of = |event: &bonsai_records::EventRow| event.figures.get("dead units").copied();
+        entry.run.events.iter().find_map(of)?;
+        let events = entry.run.events.iter();
+        let points = events.map(|event| (event.iteration as f64 / per_epoch, of(event).unwrap_or(0.0))).collect();
+        Some(Series { label: entry.mark(), class: class(entry.group), points, steps: true })
+    });
+    let chart = Lines {
+        title: "output channels without a weight",
+        across: "epochs",
+        unit: Unit::Short,
+        across_unit: Unit::Whole,
+        reaches: Some(0.0),
+        series: dead.collect(),
+    };
+    section.add("dead-epochs", chart.draw());
     section
 }
 
@@ -89,22 +106,16 @@ fn natural(name: &str) -> Vec<(u64, String)> {
     name.split('.').map(|part| (part.parse().unwrap_or(0), part.to_string())).collect()
 }
 
-/// What each event grew and removed.
-pub fn turnover(entries: &[Entry]) -> Section {
-    let mut section = Section::new(
-        "turnover",
-        "Births and deaths",
-        "Weights that each event grew and removed. The masks that a run starts with are no event and left out.",
-    );
+/// What each event grew and removed, added to the section on sparsity.
+pub fn turnover(section: &mut Section, entries: &[Entry]) {
     for entry in entries.iter().filter(|entry| entry.leads) {
         let Some(per_epoch) = entry.iterations_per_epoch() else { continue };
         let events = entry.run.events.iter().filter(|event| event.iteration > 0);
         let events = events.map(|event| (event.iteration as f64 / per_epoch, event.grown, event.pruned)).collect();
-        let title = entry.title("weights at each event");
+        let title = entry.title("weights grown and removed");
         let chart = Turnover { title: &title, events, class: class(entry.group) };
         section.add(format!("turnover-{}", slug(&entry.name())), chart.draw());
     }
-    section
 }
 
 /// Weights before and after.
@@ -114,7 +125,7 @@ pub fn weights(entries: &[Entry]) -> Section {
     if known {
         text += "Grey lines: the initial weights, drawn again from the seed. ";
     }
-    text += "Heights are counts, on one scale within a layer; the outermost bins hold what lies beyond.";
+    text += "Each is scaled to its own peak; the percentage is what is kept of the layer. The outermost bins hold what lies beyond.";
     let mut section = Section::new("weights", "Weights before and after", text);
     for entry in entries.iter().filter(|entry| entry.leads) {
         let title = entry.title("weights by layer");
@@ -126,7 +137,15 @@ pub fn weights(entries: &[Entry]) -> Section {
         names.sort_by_key(|name| place(name));
         let layers = names.into_iter().map(|name| {
             let before = entry.extras.initial.get(name).map_or(&[][..], Vec::as_slice);
-            Histogram::new(plain(name), before, &model[name].kept_values())
+            let values = model[name].kept_values();
+            let all = entry
+                .run
+                .layers
+                .iter()
+                .rev()
+                .find(|row| row.name == *name)
+                .map_or(model[name].values.len(), |row| row.weights as usize);
+            Histogram::new(plain(name), before, &values, values.len() as f64 / all.max(1) as f64)
         });
         section.add(
             format!("weights-{}", slug(&entry.name())),

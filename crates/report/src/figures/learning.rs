@@ -4,7 +4,7 @@ use crate::chart::{Lines, Series, Unit};
 use crate::entry::Entry;
 use crate::theme::class;
 
-use super::Section;
+use super::{Section, layers};
 
 /// A horizontal axis: its name, its unit, and where each epoch of a run ends on it.
 struct Axis {
@@ -20,7 +20,8 @@ pub fn learning(entries: &[Entry]) -> Section {
     let mut section = Section::new(
         "learning",
         "Accuracy and loss",
-        "Strong lines: validation split. Thin lines: training images as they were trained on, augmented and before the step. \
+        "Strong lines: validation split; weaker ones are further seeds. Thin lines: training images as they were trained on, \
+         augmented and before the step. \
          Training MACs: three times those of the network at the epoch's end, for every image.",
     );
     let seconds = entries.iter().filter_map(|entry| seconds(entry)?.last().copied()).fold(0.0, f64::max);
@@ -72,10 +73,13 @@ fn both(
         let points = ends.into_iter().map(|end| end / axis.scale).zip(values).collect();
         Some(Series { label, class: format!("{}{extra}", class(entry.group)), points, steps: false })
     };
-    let thin = entries.iter().filter_map(|entry| line(entry, train(entry), String::new(), " faint"));
+    let thin = entries
+        .iter()
+        .filter(|entry| entry.leads)
+        .filter_map(|entry| line(entry, train(entry), String::new(), " faint"));
     let strong = entries.iter().filter_map(|entry| {
         let label = entry.mark();
-        line(entry, valid(entry), label, "")
+        line(entry, valid(entry), label, if entry.leads { "" } else { " seed" })
     });
     thin.chain(strong).collect()
 }
@@ -108,7 +112,7 @@ pub fn sparsity(entries: &[Entry]) -> Section {
     let planned = entries.iter().any(|entry| !entry.extras.plan.is_empty());
     let text = if planned {
         "Solid: after each change of the masks. Dashed grey: the plan, computed from the configuration before training; it covers \
-         the solid line where both agree."
+         the solid line where both agree. Bars: the weights that each event grew and removed, but for the masks that a run starts with."
     } else {
         "After each change of the masks, or epoch by epoch where those are not recorded."
     };
@@ -160,6 +164,7 @@ pub fn sparsity(entries: &[Entry]) -> Section {
     section.add("sparsity-epochs", chart("weights removed, %", series).draw());
     let explored = Lines { reaches: Some(100.0), ..chart("weights ever kept, %", explored) };
     section.add("explored-epochs", explored.draw());
+    layers::turnover(&mut section, entries);
     section
 }
 

@@ -16,7 +16,7 @@ pub fn time(entries: &[Entry]) -> Section {
     );
     let series = entries.iter().map(|entry| Series {
         label: entry.mark(),
-        class: class(entry.group),
+        class: class(entry.group) + if entry.leads { "" } else { " seed" },
         points: entry.run.epochs.iter().map(|row| ((row.epoch + 1) as f64, row.images_per_second)).collect(),
         steps: false,
     });
