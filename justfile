@@ -50,3 +50,15 @@ compare *ARGS:
 # Open a report in Chromium: light, dark, phone, paper (needs Python's playwright)
 report-check *ARGS:
     python3 experiments/report/check.py "$@"
+
+# Train what a table of claims lacks, as in: just reproduce granet-cifar --short
+reproduce *ARGS:
+    cargo run --release --bin bonsai -- reproduce "$@"
+
+# Set a paper's claims beside what was found, as in: just table granet-cifar
+table *ARGS:
+    cargo run --release --bin bonsai -- table "$@"
+
+# Train every combination of some values, as in: just sweep shapes10-granet-sparsity --jobs 2
+sweep *ARGS:
+    cargo run --release --bin bonsai -- sweep "$@"
