@@ -18,6 +18,7 @@ pub mod init;
 pub mod layers;
 pub mod lenet5;
 pub mod mlp;
+pub mod operations;
 pub mod resnet;
 pub mod resnet_cifar;
 pub mod vgg;

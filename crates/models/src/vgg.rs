@@ -9,14 +9,14 @@
 //! bias before it; the last pool is an average over what is left of the map (2×2 on CIFAR); one linear layer instead of
 //! three.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
 use crate::layers::{Activation, BatchNorm, Conv2dConfig, Linear, LinearConfig, Sparsity, Step, global_average};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Told};
+use crate::operations::Window;
 
 /// The size of CIFAR, for which the network without its last pool was made.
 pub(crate) const SMALLEST: usize = 32;
@@ -64,11 +64,11 @@ impl Vgg {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, column: Column) -> Told {
     let (mut ledger, mut x) = Ledger::new(architecture.input);
     for (stage, convs) in stages(architecture, column).into_iter().enumerate() {
         if stage > 0 {
-            x = ledger.pool(x, x.map.map(|side| side / 2));
+            x = ledger.max_pool(Window::HALVING, x);
         }
         for (step, conv) in convs {
             x = ledger.conv(&format!("feature.{step}"), conv, x);
@@ -76,7 +76,7 @@ pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
             x = ledger.relu(x);
         }
     }
-    let x = ledger.pool(x, [1, 1]);
+    let x = ledger.global_average(x);
     let x = ledger.linear("classifier", classifier(architecture, column), 1, x);
     ledger.finish(x)
 }

@@ -12,7 +12,7 @@ mod sequential;
 mod shortcut;
 mod sparsity;
 
-pub use batch_norm::BatchNorm;
+pub use batch_norm::{BatchNorm, NORM_EPSILON};
 pub use bonsai_kernels::{Activation, Then, Tokens, global_average, max_pool};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use linear::{Linear, LinearConfig};
