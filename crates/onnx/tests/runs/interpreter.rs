@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
+use bonsai_onnx::proto::{FLOAT, Field, Message};
 use prost::Message as _;
-
-use crate::proto::{FLOAT, Field, Message};
 
 /// A message that is being read.
 pub struct Reading(Message);

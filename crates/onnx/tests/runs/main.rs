@@ -1,6 +1,6 @@
 //! Files are decoded and run by an interpreter that shares nothing with the networks, and give the same logits.
 
-#[path = "../examples/zoo/cases.rs"]
+#[path = "../../examples/zoo/cases.rs"]
 mod cases;
 mod interpreter;
 
@@ -8,11 +8,9 @@ use std::collections::BTreeSet;
 
 use bonsai_models::Architecture;
 use bonsai_models::operations::{Compute, Operation, Window};
+use bonsai_onnx::{Meta, export, export_operations};
 use bonsai_pruning::graph::Op;
 
-use crate::build::Build;
-use crate::emit::emit;
-use crate::{Meta, export};
 use interpreter::{Array, Reading, run};
 
 #[test]
@@ -78,10 +76,8 @@ fn grouped_convolutions_and_average_pools_are_written() {
         "dw.bias" => Some((&[2usize][..], &[0.5f32, 0.0][..])),
         _ => None,
     };
-    let mut build = Build::new(false);
-    let image = build.normalised(2, &[0.0, 1.0], &[1.0, 2.0]).unwrap();
-    emit(&operations, image, &parameter, &mut build).unwrap();
-    let bytes = build.finish([2, 2, 2], 2, &Meta::default());
+    let meta = Meta { mean: vec![0.0, 1.0], std: vec![1.0, 2.0], ..Meta::default() };
+    let bytes = export_operations([2, 2, 2], &operations, &parameter, &meta).unwrap();
     let logits =
         run(&Reading::of(&bytes).message(7), Array::new(&[1, 2, 2, 2], vec![1.0, 2.0, 3.0, 4.0, 1.0, 3.0, 5.0, 7.0]));
     // Means of the images are 2.5 and 4, normalised 2.5 and 1.5.
@@ -92,15 +88,15 @@ fn grouped_convolutions_and_average_pools_are_written() {
 fn what_cannot_be_written_is_named() {
     let untold = Operation { compute: Compute::Untold(Op::Pool), inputs: vec![0], width: 1 };
     let image = Operation { compute: Compute::Image, inputs: Vec::new(), width: 1 };
-    let error = emit(&[image, untold], "images".to_string(), &|_| None, &mut Build::new(false)).unwrap_err();
+    let meta = Meta { mean: vec![0.0], std: vec![1.0], ..Meta::default() };
+    let error = export_operations([1, 2, 2], &[image, untold], &|_| None, &meta).unwrap_err();
     assert!(error.contains("the operation Pool cannot be written as ONNX"), "{error}");
 
     let mlp = Architecture::new("mlp", 10, [1, 28, 28]);
-    let meta = Meta { mean: vec![0.0], std: vec![1.0], ..Meta::default() };
     let error = export(&mlp, &|_| None, &meta).unwrap_err();
     assert_eq!(error, "mlp: the parameter fc1.weight is missing");
     let error = export(&mlp, &|_| Some((&[3], &[1.0])), &meta).unwrap_err();
     assert!(error.contains("fc1.weight of shape [3] has 1 values"), "{error}");
     let error = export(&mlp, &|_| None, &Meta::default()).unwrap_err();
-    assert_eq!(error, "`mean` has 0 values for images of 1 channels");
+    assert_eq!(error, "mlp: `mean` has 0 values for images of 1 channels");
 }
