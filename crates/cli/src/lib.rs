@@ -1,4 +1,4 @@
-//! The command line of bonsai: arguments in, one of seven commands, an exit code out.
+//! The command line of bonsai: arguments in, one of nine commands, an exit code out.
 //!
 //! Each command is a file with its arguments and one function `run`, which returns the text to print. Nothing else in
 //! the project prints, names a device or ends the process. An error is one sentence on stderr; the exit code is 2 if
@@ -11,9 +11,12 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod export;
 pub mod logging;
 pub mod model;
+pub mod network;
 pub mod plan;
+pub mod receipt;
 pub mod runs;
 pub mod table;
 pub mod train;
@@ -74,6 +77,8 @@ enum Command {
     Model(model::Args),
     Runs(runs::Args),
     Bench(bench::Args),
+    Export(export::Args),
+    Receipt(receipt::Args),
 }
 
 impl Cli {
@@ -90,6 +95,8 @@ impl Cli {
             Command::Model(args) => model::run(args).map(Output::from),
             Command::Runs(args) => runs::run(args).map(Output::from),
             Command::Bench(args) => bench::run(args).map(Output::from),
+            Command::Export(args) => export::run(args).map(Output::from),
+            Command::Receipt(args) => receipt::run(args).map(Output::from),
         };
         match ended {
             Ok(Output { text, code }) => {

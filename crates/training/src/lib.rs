@@ -17,6 +17,7 @@ mod mistake;
 pub mod optimizer;
 pub mod parameters;
 pub mod position;
+pub mod receipt;
 pub mod records;
 mod run;
 pub mod run_folder;

@@ -52,7 +52,7 @@ pub fn cases(small: bool) -> impl Iterator<Item = Case> {
         let architecture = match kind {
             "compact" => {
                 let groups = Channels::derive(&full.graph().unwrap()).unwrap().groups;
-                let kept = |units: usize| (0..units).map(|unit| half() || unit == 0).collect();
+                let mut kept = |units: usize| (0..units).map(|unit| half() || unit == 0).collect();
                 let kept: Vec<(String, Vec<bool>)> = groups.into_iter().map(|g| (g.name, kept(g.units))).collect();
                 full.narrowed(kept.iter().map(|(name, kept)| (name.as_str(), kept.clone())))
             }

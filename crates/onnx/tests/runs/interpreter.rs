@@ -15,11 +15,12 @@ impl Reading {
     }
 
     fn bytes(&self, number: u32) -> Vec<&[u8]> {
-        let bytes = |field| match field {
-            Field::Bytes(bytes) => &bytes[..],
-            other => panic!("field {number} is {other:?}"),
-        };
-        self.0.fields(number).map(bytes).collect()
+        let mut all = Vec::new();
+        for field in self.0.fields(number) {
+            let Field::Bytes(bytes) = field else { panic!("field {number} is {field:?}") };
+            all.push(&bytes[..]);
+        }
+        all
     }
 
     /// All texts of a field.
