@@ -73,7 +73,9 @@ impl<'a> Run<'a> {
         let loaded = if opening == Opening::Fresh { None } else { checkpoint::load_newest(&folder.checkpoints())? };
 
         let mut initial = parts.trainee.begin();
-        if let (None, Some(masks)) = (&loaded, setup.given_masks(&parts.trainee)?) {
+        // A checkpoint holds the masks itself.
+        let given = if loaded.is_none() { setup.given_masks(&parts.trainee)? } else { None };
+        if let Some(masks) = given {
             initial = parts.trainee.set_masks(masks)?;
         }
         let last_pruning = parts.last_pruning();
