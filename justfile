@@ -27,6 +27,10 @@ check:
 bench *ARGS:
     cargo build --release --bin bonsai && python3 experiments/bench/run.py "$@"
 
+# Hold ONNX files of every kind of network to ONNX Runtime (pip install numpy onnx onnxruntime)
+onnx-check:
+    cargo run --release --example zoo -- target/onnx && python3 experiments/onnx/check.py target/onnx
+
 # List, fetch or check data sets, as in: just data fetch cifar10
 data *ARGS:
     cargo run --release --bin bonsai -- data "$@"

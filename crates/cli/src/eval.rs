@@ -1,19 +1,15 @@
 //! `bonsai eval`: measures a trained network on the test split.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bonsai_training::evaluate::evaluate_snapshot;
-use bonsai_training::run_folder::RunPaths;
 use bonsai_training::snapshot;
 
 use crate::dataset;
 use crate::device::{self, Choice};
-use crate::error::user;
 use crate::experiments::whole;
-use crate::runs;
+use crate::network;
 use crate::table::{count, percent};
 use crate::train::{threads, workers};
 
@@ -52,13 +48,7 @@ pub struct Args {
 ///
 /// A path without a network, another kind of file or an absent data set is a user's mistake; a damaged file is a failure.
 pub fn run(args: Args) -> Result<String> {
-    let path = network_file(&args.run)?;
-    if !is_network(&path)? {
-        return Err(user(format!(
-            "{} cannot be evaluated: this is no model.safetensors of bonsai, which a finished training leaves",
-            path.display()
-        )));
-    }
+    let path = network::file(&args.run)?;
     device::set_threads(args.threads)?;
     let header = snapshot::read(&path)?.header;
     let source = dataset::require(dataset::named(&header.data)?, args.data_dir.as_deref())?;
@@ -83,39 +73,4 @@ pub fn run(args: Args) -> Result<String> {
         found.loss,
         percent(found.sparsity),
     ))
-}
-
-/// Finds the network of a run folder, or takes the file itself.
-fn network_file(path: &Path) -> Result<PathBuf> {
-    if path.is_file() {
-        return Ok(path.to_path_buf());
-    }
-    let named;
-    let path = if path.is_dir() {
-        path
-    } else {
-        named = runs::named(&path.to_string_lossy(), Path::new(runs::FOLDER)).map_err(|error| {
-            user(format!("{error:#} (give a run as `bonsai runs list` names it, a run folder or a model.safetensors)"))
-        })?;
-        &named
-    };
-    let model = RunPaths::new(path).model();
-    if model.is_file() {
-        return Ok(model);
-    }
-    Err(user(format!(
-        "{} holds no model.safetensors: it is no run folder, or its training has not finished",
-        path.display()
-    )))
-}
-
-/// Tells whether a file presents itself as a network of bonsai, damaged or not.
-fn is_network(path: &Path) -> Result<bool> {
-    // Eight bytes of length, then a JSON header, in which bonsai's networks carry an entry of this name.
-    const LONGEST: u64 = 1 << 20;
-    let mut start = Vec::new();
-    let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    file.take(LONGEST).read_to_end(&mut start).with_context(|| format!("reading {}", path.display()))?;
-    let entry = b"snapshot";
-    Ok(start.get(8) == Some(&b'{') && start.windows(entry.len()).any(|window| window == entry))
 }

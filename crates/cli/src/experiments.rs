@@ -18,6 +18,14 @@ const LARGEST: u64 = 1 << 20;
 pub struct Selection {
     /// Name of a file under experiments/ (without .toml), or a path to a TOML file
     pub experiment: String,
+    /// What is changed about it.
+    #[command(flatten)]
+    pub changes: Changes,
+}
+
+/// What is changed about an experiment.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Changes {
     /// Seed of initial weights, masks, order and augmentation; if absent the experiment's, which is 0 unless it says otherwise
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(0, i64::MAX as u64))]
     pub seed: Option<u64>,
@@ -44,7 +52,7 @@ impl Selection {
     /// A user's mistake: no such experiment, or something in it or in a change is wrong.
     pub fn read(&self) -> Result<Experiment> {
         let path = find(&self.experiment)?;
-        self.changed(&path, &self.assignments())
+        self.changed(&path, &self.changes.assignments())
     }
 
     /// Returns the experiment that stands in for `experiment` where its data set is absent.
@@ -59,7 +67,7 @@ impl Selection {
         let sibling = if file.is_file() {
             // The sibling's own name and data set are the point of it.
             let own = |set: &&String| !["name", "data"].contains(&set.split('=').next().unwrap_or("").trim());
-            self.changed(&file, &self.assignments().iter().filter(own).cloned().collect::<Vec<_>>())?
+            self.changed(&file, &self.changes.assignments().iter().filter(own).cloned().collect::<Vec<_>>())?
         } else {
             experiment.sibling()
         };
@@ -67,8 +75,19 @@ impl Selection {
         Ok(sibling)
     }
 
-    /// Returns whether the command line changes anything about the experiment.
-    pub fn changes(&self) -> bool {
+    fn changed(&self, path: &Path, set: &[String]) -> Result<Experiment> {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = read(path)?;
+        if Sweep::is_one(&text) {
+            return Err(user(format!("{name}.toml is a sweep: start it with `bonsai sweep {}`", path.display())));
+        }
+        self.changes.apply(Experiment::with_overrides(&text, &name, set).map_err(user)?)
+    }
+}
+
+impl Changes {
+    /// Returns whether anything is changed.
+    pub fn any(&self) -> bool {
         self.seed.is_some() || self.epochs.is_some() || self.limit_train.is_some() || !self.assignments().is_empty()
     }
 
@@ -78,13 +97,17 @@ impl Selection {
         self.set.iter().cloned().chain(macs).collect()
     }
 
-    fn changed(&self, path: &Path, set: &[String]) -> Result<Experiment> {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = read(path)?;
-        if Sweep::is_one(&text) {
-            return Err(user(format!("{name}.toml is a sweep: start it with `bonsai sweep {}`", path.display())));
-        }
-        let mut experiment = Experiment::with_overrides(&text, &name, set).map_err(user)?;
+    /// Returns an experiment that no file holds with all changes, those of `--set` first.
+    ///
+    /// # Errors
+    ///
+    /// A user's mistake: something in a change is wrong.
+    pub fn of(&self, experiment: &Experiment) -> Result<Experiment> {
+        let text = experiment.to_toml();
+        self.apply(Experiment::with_overrides(&text, &experiment.name, &self.assignments()).map_err(user)?)
+    }
+
+    fn apply(&self, mut experiment: Experiment) -> Result<Experiment> {
         if let Some(epochs) = self.epochs {
             experiment = experiment.with_epochs(epochs);
         }

@@ -9,7 +9,7 @@ use bonsai_training::hardware;
 use toml::Table;
 
 use crate::error::user;
-use crate::experiments::{self, Selection};
+use crate::experiments::{self, Changes, Selection};
 
 /// The folder in which tables of claims are looked for by name.
 pub const FOLDER: &str = "experiments/claims";
@@ -59,11 +59,7 @@ pub fn read(claims: &str) -> Result<Claims> {
 pub fn resolve(recipe: &Recipe) -> Result<Resolved, String> {
     let selection = Selection {
         experiment: recipe.experiment.clone(),
-        seed: None,
-        epochs: None,
-        limit_train: None,
-        macs: None,
-        set: recipe.set.clone(),
+        changes: Changes { set: recipe.set.clone(), ..Changes::default() },
     };
     let experiment = selection.read().map_err(|error| format!("{error:#}"))?;
     Ok(Resolved { test_records: experiment.data.info().test as u64, config: table(&experiment) })

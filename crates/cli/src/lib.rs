@@ -12,13 +12,16 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod export;
 pub mod jobs;
 pub mod ledger;
 pub mod logging;
 pub mod model;
+pub mod network;
 pub mod new_scheduler;
 pub mod plan;
 pub mod readme;
+pub mod receipt;
 pub mod report;
 pub mod reproduce;
 pub mod runs;
@@ -97,6 +100,8 @@ enum Command {
     Reproduce(reproduce::Args),
     Table(tabulate::Args),
     Sweep(sweep::Args),
+    Export(export::Args),
+    Receipt(receipt::Args),
 }
 
 impl Cli {
@@ -157,6 +162,8 @@ impl Cli {
             Command::Reproduce(args) => reproduce::run(args),
             Command::Table(args) => tabulate::run(args).map(Output::from),
             Command::Sweep(args) => sweep::run(args),
+            Command::Export(args) => export::run(args).map(Output::from),
+            Command::Receipt(args) => receipt::run(args).map(Output::from),
         };
         match ended {
             Ok(Output { text, code }) => {

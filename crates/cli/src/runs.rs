@@ -167,6 +167,8 @@ fn show(run: &str, folder: &Path) -> Result<String> {
 
 /// A summary in words; `bonsai train` ends with it too.
 pub fn summarised(summary: &Summary) -> String {
+    // Runs of earlier versions wrote a target that is not a number.
+    let target = summary.target_sparsity.filter(|target| !target.is_nan());
     let mut text = format!(
         "{} on {}, seed {}: {}, {} in {}\n\
          sparsity    {} ({} of {} prunable weights stay{})\n\
@@ -182,22 +184,25 @@ pub fn summarised(summary: &Summary) -> String {
         percent(summary.sparsity),
         count(summary.kept),
         count(summary.prunable),
-        if summary.target_sparsity.is_nan() {
-            String::new()
-        } else {
-            format!("; target {}", percent(summary.target_sparsity))
-        },
+        target.map_or_else(String::new, |target| format!("; target {}", percent(target))),
         count(summary.macs),
         count(summary.dense_macs),
         summary.target_macs.map_or_else(String::new, |macs| format!(" (target at most {})", percent(macs))),
         percent(summary.final_valid_accuracy),
         percent(summary.final_test_accuracy),
     );
+    if let Some(share) = summary.training_macs_of_dense {
+        let _ =
+            writeln!(text, "training    {} MACs, {} of dense training", count(summary.training_macs), percent(share));
+    }
+    if let Some(baseline) = &summary.baseline {
+        let _ = writeln!(text, "baseline    {baseline}");
+    }
     if !summary.shape.is_empty() {
         let parameters = (count(summary.kept_parameters), count(summary.parameters));
         let _ = writeln!(text, "shape       {} of {} parameters: {}", parameters.0, parameters.1, summary.shape);
     }
-    if let Some(sentence) = missed(summary.kept, summary.prunable, summary.target_sparsity) {
+    if let Some(sentence) = target.and_then(|target| missed(summary.kept, summary.prunable, target)) {
         let _ = writeln!(text, "target      {sentence}");
     }
     if let (Some(epoch), Some(test)) = (summary.best_epoch, summary.best_test_accuracy) {
@@ -213,9 +218,6 @@ pub fn summarised(summary: &Summary) -> String {
 
 /// Says by how many weights a network misses its target; only the rules of `compat` ever do.
 pub fn missed(kept: u64, prunable: u64, target: f64) -> Option<String> {
-    if target.is_nan() {
-        return None;
-    }
     let wanted = select::count(prunable as usize, target) as u64;
     let weights = kept.abs_diff(wanted);
     let side = if kept > wanted { "more" } else { "fewer" };

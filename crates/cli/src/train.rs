@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use bonsai_data::Source;
 use bonsai_training::dashboard::{self, View};
-use bonsai_training::experiment::Experiment;
+use bonsai_training::experiment::{Budget, Experiment};
 use bonsai_training::run_folder::RunPaths;
 use bonsai_training::train::{Outcome, Setup, train};
 
 use crate::dataset::{self, Found};
 use crate::device::{self, Choice};
 use crate::error::{self, user};
-use crate::experiments::{Selection, whole};
+use crate::experiments::{Changes, Selection, whole};
 use crate::table::counted;
-use crate::{Output, logging, runs};
+use crate::{Output, logging, receipt, runs};
 
 /// The exit code of a process that Ctrl-C, SIGTERM or SIGHUP ended.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -29,6 +29,7 @@ Examples:
   bonsai train cifar10-resnet20-granet --device wgpu --seed 3
   bonsai train cifar10-resnet20-granet-short --epochs 2 --set optimizer.lr=0.05
   bonsai train cifar10-resnet20-granet --resume
+  bonsai train --scratch-e cifar10-resnet20-group-magnitude/seed-0
 
 The run folder is experiments/runs/<name>/seed-<n>/. Ctrl-C, SIGTERM and SIGHUP finish the step and save (exit code
 130); --resume goes on from there and ends in the same weights, bit by bit on the CPU. A data set that is absent is
@@ -40,8 +41,17 @@ experiments/README.md says where each key of an experiment's TOML is described."
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Name of a file under experiments/ (without .toml), or a path to a TOML file
+    #[arg(required_unless_present_any = ["scratch_e", "scratch_b"], conflicts_with_all = ["scratch_e", "scratch_b"])]
+    experiment: Option<String>,
+    /// Train the shape of a finished run from scratch, for as many epochs (Scratch-E of Liu et al. 2019)
+    #[arg(long, value_name = "RUN", conflicts_with = "scratch_b")]
+    scratch_e: Option<String>,
+    /// The same, for as many epochs as cost what dense training of the run's epochs costs (Scratch-B)
+    #[arg(long, value_name = "RUN")]
+    scratch_b: Option<String>,
     #[command(flatten)]
-    selection: Selection,
+    changes: Changes,
     /// Where the network runs
     #[arg(long, value_enum, default_value_t)]
     device: Choice,
@@ -63,6 +73,9 @@ pub struct Args {
     /// Go on with the run in the folder
     #[arg(long)]
     resume: bool,
+    /// Do not measure what the network costs when it is trained
+    #[arg(long)]
+    no_receipt: bool,
     /// Print plain lines, also on a terminal
     #[arg(long, conflicts_with = "tui")]
     plain: bool,
@@ -93,7 +106,7 @@ struct Start {
 /// damaged data, a full disk or a loss that is not finite is a failure.
 pub fn run(args: Args) -> Result<Output> {
     let view = view(&args)?;
-    let wanted = args.selection.read()?;
+    let wanted = wanted(&args)?;
     let asked = wanted.name.clone();
     device::set_threads(args.threads)?;
     let device = device::choose(args.device)?;
@@ -114,7 +127,7 @@ pub fn run(args: Args) -> Result<Output> {
         asked,
         limit_test: args.limit_test.map(size),
         workers: workers(args.threads),
-        device: device.device,
+        device: device.device.clone(),
         device_name: device.name,
         cheap_reads: device.cheap_reads,
         experiment,
@@ -128,7 +141,8 @@ pub fn run(args: Args) -> Result<Output> {
     match outcome {
         Outcome::Finished(summary) => {
             tracing::info!("finished");
-            let text = format!("\n{}run folder  {}\n", runs::summarised(&summary), folder.display());
+            let receipt = if args.no_receipt { String::new() } else { receipt::of_finished(&folder, &device.device) };
+            let text = format!("\n{}run folder  {}\n{receipt}", runs::summarised(&summary), folder.display());
             Ok(Output { text, code: 0 })
         }
         Outcome::Interrupted { iteration } => {
@@ -141,13 +155,40 @@ pub fn run(args: Args) -> Result<Output> {
     }
 }
 
+/// Reads the experiment that is asked for, or makes the baseline of a run.
+fn wanted(args: &Args) -> Result<Experiment> {
+    let (run, budget) = match (&args.scratch_e, &args.scratch_b) {
+        (Some(run), _) => (run, Budget::Epochs),
+        (None, Some(run)) => (run, Budget::Macs),
+        (None, None) => return selection(args).expect("an experiment is required then").read(),
+    };
+    let folder = runs::named(run, Path::new(runs::FOLDER))?;
+    let baseline = args.changes.of(&Experiment::from_scratch(&folder, budget)?)?;
+    let config = std::fs::read_to_string(RunPaths::new(&folder).config()).context("reading the run's config.toml")?;
+    let original = Experiment::from_config(&config).map_err(anyhow::Error::msg)?;
+    if original.seed == baseline.seed {
+        return Err(user(format!(
+            "--seed {} is the run's own, which would bring back its initial weights: give another",
+            baseline.seed
+        )));
+    }
+    Ok(baseline)
+}
+
+/// The experiment's file, where one is named, and what is changed about it.
+fn selection(args: &Args) -> Option<Selection> {
+    args.experiment.clone().map(|experiment| Selection { experiment, changes: args.changes.clone() })
+}
+
 /// Starts a new run, on the experiment's own data or on its sibling's.
 fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
     let (experiment, source) = match dataset::find(wanted.data, args.data_dir.as_deref(), args.offline)? {
         Found::Here(source) => (wanted, source),
         Found::Absent(why) if args.strict_data => return Err(user(why)),
         Found::Absent(why) => {
-            let sibling = args.selection.sibling(&wanted)?;
+            // A baseline stands beside a run, so nothing stands in for it.
+            let Some(selection) = selection(args) else { return Err(user(why)) };
+            let sibling = selection.sibling(&wanted)?;
             banner(&wanted, &sibling, &why);
             let source = dataset::require(sibling.data, args.data_dir.as_deref())?;
             (sibling, source)
@@ -168,7 +209,7 @@ fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
 
 /// Goes on with the run in the folder; its own `config.toml` says what is trained.
 fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
-    let sibling = args.selection.sibling(&wanted).ok();
+    let sibling = selection(args).and_then(|selection| selection.sibling(&wanted).ok());
     let expected = std::iter::once(&wanted).chain(&sibling);
     let folders = match &args.out {
         Some(out) => vec![out.clone()],
@@ -189,7 +230,7 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
     let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
     let experiment = Experiment::from_config(&text)
         .map_err(|message| anyhow::anyhow!("the run in {} cannot go on: {message}", folder.display()))?;
-    if args.selection.changes() {
+    if args.changes.any() {
         let same_data = expected.into_iter().find(|candidate| candidate.data == experiment.data).unwrap_or(&wanted);
         if let Some(difference) = difference(&experiment, same_data) {
             return Err(user(format!(

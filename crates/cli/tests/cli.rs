@@ -94,6 +94,8 @@ mod help {
             &["reproduce"],
             &["table"],
             &["sweep"],
+            &["export"],
+            &["receipt"],
         ] {
             let call = bonsai(&[command, &["--help"]].concat()).succeeds();
             assert!(call.out.contains("Examples:") && call.out.contains("  bonsai "), "{command:?}: {}", call.out);
@@ -118,6 +120,9 @@ mod help {
             "--threads",
             "--data-dir",
             "--strict-data",
+            "--scratch-e",
+            "--scratch-b",
+            "--no-receipt",
         ] {
             assert!(help.contains(flag), "{flag}");
         }
@@ -175,6 +180,15 @@ mod mistakes {
             (&["plan", "zzz"], &["unknown experiment `zzz`", "shapes10-resnet20-granet"]),
             (&["eval", "no-such-run"], &["there is no run `no-such-run`", "runs list"]),
             (&["eval", "experiments"], &["holds no model.safetensors"]),
+            (&["export", "no-such-run", "--onnx", "x.onnx"], &["there is no run `no-such-run`"]),
+            (&["export", "experiments"], &["--onnx"]),
+            (&["export", "experiments", "--packed", "x", "--sparse"], &["--onnx"]),
+            (&["receipt", "no-such-run"], &["there is no run `no-such-run`"]),
+            (&["train", "--scratch-e", "no-such-run"], &["there is no run `no-such-run`"]),
+            (&["train", "--scratch-e", "experiments"], &["there is no run `experiments`"]),
+            (&["train", granet, "--scratch-b", "x"], &["cannot be used with"]),
+            (&["train", "--scratch-e", "x", "--scratch-b", "x"], &["cannot be used with"]),
+            (&["train", granet, "--set", "scheduler.name=static", "--set", "scheduler.given=true"], &["given"]),
             (&["data", "fetch", "cifar"], &["unknown data set `cifar`", "did you mean `cifar10`?"]),
             (&["data", "check", "imagenet"], &["cifar10, cifar100, mnist, fashion-mnist, shapes10"]),
             (&["model", "resnet21"], &["did you mean", "resnet20"]),
@@ -595,8 +609,8 @@ mod benchmarks {
 mod training {
     use super::*;
 
-    const SMALL: [&str; 9] =
-        ["--epochs", "1", "--limit-train", "96", "--limit-test", "32", "--plain", "--device", "cpu"];
+    const SMALL: [&str; 10] =
+        ["--epochs", "1", "--limit-train", "96", "--limit-test", "32", "--plain", "--no-receipt", "--device", "cpu"];
 
     fn train(folder: &Path, experiment: &str, more: &[&str]) -> Call {
         bonsai_in(folder, &[&["train", experiment][..], &SMALL, more].concat())
@@ -631,7 +645,17 @@ mod training {
             .fails(2, &["lr = 0.1", "lr = 0.05"]);
         bonsai_in(
             folder.path(),
-            &["train", "shapes10-resnet20-granet", "--resume", "--limit-test", "32", "--plain", "--device", "cpu"],
+            &[
+                "train",
+                "shapes10-resnet20-granet",
+                "--resume",
+                "--limit-test",
+                "32",
+                "--plain",
+                "--no-receipt",
+                "--device",
+                "cpu",
+            ],
         )
         .succeeds();
 
@@ -684,6 +708,124 @@ mod training {
         assert!(!call.err.contains('|'), "{}", call.err);
         fs::remove_file(run.join("config.toml")).unwrap();
         train(project, "shapes10-resnet20-granet", &["--resume"]).fails(2, &["config.toml is missing", "--out"]);
+    }
+
+    /// Trains briefly, without a receipt.
+    fn trained(folder: &Path, experiment: &str, more: &[&str]) -> PathBuf {
+        train(folder, experiment, &[&["--out", "run"][..], more].concat()).succeeds();
+        folder.join("run")
+    }
+
+    #[test]
+    fn a_compact_network_leaves_by_its_file_alone() {
+        let folder = project();
+        let run = trained(folder.path(), "shapes10-resnet20-group-magnitude", &[]);
+        let summary = fs::read_to_string(run.join("summary.toml")).unwrap();
+        assert!(!summary.contains("= nan") && summary.contains("training_macs = "), "{summary}");
+        let alone = tempfile::tempdir().unwrap();
+        let call = |arguments: &[&str]| bonsai_in(alone.path(), arguments);
+        fs::copy(run.join("model.safetensors"), alone.path().join("a.safetensors")).unwrap();
+        let eval = |file: &str| call(&["eval", file, "--limit-test", "32", "--device", "cpu"]);
+        let expected = eval("a.safetensors").succeeds().out;
+
+        let exported = ["export", "a.safetensors", "--onnx", "a.onnx", "--packed", "b.safetensors", "--probe", "p"];
+        let told = call(&exported).succeeds().out;
+        assert!(told.contains("a.onnx: ") && told.contains("compact"), "{told}");
+        assert_eq!(eval("b.safetensors").succeeds().out, expected);
+        call(&["export", "a.safetensors", "--packed", "./a.safetensors"]).fails(2, &["is the network itself"]);
+        call(&["export", "a.onnx", "--onnx", "c.onnx"]).fails(2, &["this is no model.safetensors of bonsai"]);
+
+        // One unit more in the description than in the weights, and one letter that makes another network.
+        let bytes = fs::read(alone.path().join("a.safetensors")).unwrap();
+        let at = |text: &[u8]| bytes.windows(text.len()).position(|window| window == text).unwrap() + text.len();
+        for place in [at(b"kept"), at(b"resnet2")] {
+            let mut damaged = bytes.clone();
+            damaged[place] ^= 1;
+            fs::write(alone.path().join("damaged.safetensors"), damaged).unwrap();
+            for arguments in [&["eval", "damaged.safetensors"][..], &["export", "damaged.safetensors", "--onnx", "x"]] {
+                call(arguments).fails(1, &["damaged.safetensors is not a network that can be used"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_receipt_has_a_line_for_every_form_of_a_network() {
+        for (experiment, last) in
+            [("shapes10-resnet20-group-magnitude", "compact"), ("shapes10-resnet20-granet", "sparse")]
+        {
+            let folder = project();
+            let run = trained(folder.path(), experiment, &["--set", "batch_size=16"]);
+            assert!(!run.join("receipt.csv").exists());
+            let call = bonsai_in(folder.path(), &["receipt", "run", "--repeats", "1", "--device", "cpu"]).succeeds();
+            let rows = fs::read_to_string(run.join("receipt.csv")).unwrap();
+            for name in ["dense", "masked", last] {
+                assert!(call.out.lines().any(|line| line.starts_with(name)), "{name}: {}", call.out);
+                assert!(rows.lines().any(|line| line.starts_with(name)), "{name}: {rows}");
+            }
+            let cell = |row: usize, column: usize| -> f64 {
+                rows.lines().nth(row).unwrap().split(',').nth(column).unwrap().parse().unwrap()
+            };
+            // MACs, parameters and bytes fall; times are positive.
+            for column in 1..4 {
+                assert!(cell(3, column) < cell(1, column), "{rows}");
+            }
+            assert!((1..=3).all(|row| cell(row, 5) > 0.0 && cell(row, 6) > 0.0), "{rows}");
+        }
+    }
+
+    #[test]
+    fn the_shape_of_a_run_is_trained_from_scratch() {
+        for (experiment, scheduler) in
+            [("shapes10-resnet20-group-magnitude", "dense"), ("shapes10-resnet20-granet", "static")]
+        {
+            let folder = project();
+            let run = trained(folder.path(), experiment, &[]);
+            let read = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).unwrap();
+            let value = |summary: &str, key: &str| {
+                let line = summary.lines().find(|line| line.split(' ').next() == Some(key)).unwrap().to_string();
+                line.split_once(" = ").unwrap().1.to_string()
+            };
+            let small = ["--limit-test", "32", "--plain", "--no-receipt", "--device", "cpu", "--epochs", "2"];
+            let call = |more: &[&str]| {
+                let to = ["train", "--scratch-e", "run", "--limit-train", "96"];
+                bonsai_in(folder.path(), &[&to[..], &small, more].concat())
+            };
+            let told = call(&[]).succeeds().out;
+            assert!(told.contains("baseline    the shape of "), "{told}");
+            let scratch = folder.path().join(format!("experiments/runs/{experiment}-scratch-e/seed-1000"));
+            let (config, summary) = (read(&scratch, "config.toml"), read(&scratch, "summary.toml"));
+            assert!(config.contains("[baseline]") && config.contains(&format!("name = \"{scheduler}\"")), "{config}");
+            let original = read(&run, "summary.toml");
+            for key in ["macs", "dense_macs", "kept", "prunable", "kept_parameters", "parameters", "sparsity"] {
+                assert_eq!(value(&summary, key), value(&original, key), "{key}");
+            }
+            // The masks are the run's, the weights are not.
+            let stored = |folder: &Path| bonsai_training::snapshot::read(&folder.join("model.safetensors")).unwrap();
+            let (ours, theirs) = (stored(&scratch), stored(&run));
+            assert_eq!((&ours.masks, &ours.header.architecture), (&theirs.masks, &theirs.header.architecture));
+            assert_ne!(ours.weights, theirs.weights);
+
+            call(&["--resume"]).succeeds();
+            call(&["--seed", "0"]).fails(2, &["--seed 0 is the run's own"]);
+            let longer =
+                ["train", "--scratch-b", "run", "--device", "cpu", "--plain", "--limit-test", "32", "--no-receipt"];
+            let longer = bonsai_in(folder.path(), &longer);
+            // One epoch of the run becomes as many as its MACs went down.
+            let ratio = value(&original, "dense_macs").parse::<f64>().unwrap()
+                / value(&original, "macs").parse::<f64>().unwrap();
+            assert_eq!(longer.code, 0, "{}", longer.err);
+            let path = folder.path().join(format!("experiments/runs/{experiment}-scratch-b/seed-1000/summary.toml"));
+            assert_eq!(value(&fs::read_to_string(path).unwrap(), "epochs"), (ratio as u64).to_string());
+
+            fs::remove_file(run.join("summary.toml")).unwrap();
+            call(&["--out", "elsewhere"]).fails(2, &["has not finished"]);
+        }
+        let folder = project();
+        let run = trained(folder.path(), "shapes10-resnet20-dense", &[]);
+        let summary = fs::read_to_string(run.join("summary.toml")).unwrap();
+        assert!(summary.contains(&format!("\ntraining_macs = {}\n", 96_u64 * 3 * 40_551_040)), "{summary}");
+        assert!(summary.contains("\ntraining_macs_of_dense = 1.0\n"), "{summary}");
+        bonsai_in(folder.path(), &["train", "--scratch-e", "run"]).fails(2, &["has removed nothing"]);
     }
 
     #[test]

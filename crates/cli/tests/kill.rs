@@ -34,7 +34,7 @@ const SHAPED: &str = "name = 'sparse-group-l0'\nlambda = 1e-3\nbeta = 1e-2\never
 
 fn start(experiment: &Path, out: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bonsai"))
-        .args(["train", "--plain", "--device", "cpu", "--limit-test", "50", "--resume", "--out"])
+        .args(["train", "--plain", "--device", "cpu", "--limit-test", "50", "--resume", "--no-receipt", "--out"])
         .args([out, experiment])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -51,7 +51,7 @@ fn finish(child: Child) {
 fn traces(folder: &Path) -> (Vec<u8>, Vec<String>, Vec<u8>, Vec<String>) {
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let metrics = String::from_utf8(read("metrics.csv")).unwrap();
-    let untimed = metrics.lines().map(|line| line.split(',').take(10).collect::<Vec<_>>().join(",")).collect();
+    let untimed = metrics.lines().map(|line| line.split(',').take(12).collect::<Vec<_>>().join(",")).collect();
     // The lines about kernels are measurements.
     let events = String::from_utf8(read("events.jsonl")).unwrap();
     let events = events.lines().filter(|line| !line.contains("\"kernels\":")).map(String::from).collect();

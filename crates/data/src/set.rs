@@ -44,10 +44,25 @@ pub struct Info {
     pub std: &'static [f32],
 }
 
+const CIFAR10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const FASHION: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
 impl DataSet {
     /// Every data set, in the order in which they are listed.
     pub const ALL: [DataSet; 5] =
         [DataSet::Cifar10, DataSet::Cifar100, DataSet::Mnist, DataSet::FashionMnist, DataSet::Shapes10];
+
+    /// Returns the names of the classes, where they are kept here.
+    pub fn class_names(self) -> Option<&'static [&'static str]> {
+        match self {
+            DataSet::Cifar10 => Some(&CIFAR10),
+            DataSet::Mnist => Some(&DIGITS),
+            DataSet::FashionMnist => Some(&FASHION),
+            DataSet::Cifar100 | DataSet::Shapes10 => None,
+        }
+    }
 
     /// Returns the facts about the set.
     pub fn info(self) -> &'static Info {

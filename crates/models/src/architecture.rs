@@ -6,6 +6,8 @@ use bonsai_pruning::Graph;
 use bonsai_pruning::channels::Channels;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::Told;
+use crate::operations::Operation;
 use crate::zoo::{self, Model};
 use crate::{densenet, lenet5, mlp, mobilenet, preresnet, resnet, resnet_cifar, tas, vgg, vit};
 
@@ -164,9 +166,22 @@ impl Architecture {
     ///
     /// Returns a sentence where [`Architecture::check`] does.
     pub fn graph(&self) -> Result<Graph, String> {
+        self.told().map(|told| told.graph)
+    }
+
+    /// Returns the forward pass as data, complete enough to be computed elsewhere, in the order in which it is computed.
+    ///
+    /// # Errors
+    ///
+    /// Returns a sentence where [`Architecture::check`] does.
+    pub fn operations(&self) -> Result<Vec<Operation>, String> {
+        self.told().map(|told| told.operations)
+    }
+
+    fn told(&self) -> Result<Told, String> {
         let model = self.model()?;
         self.check_kept()?;
-        let graph = match model {
+        let told = match model {
             Model::ResNetCifar(blocks) => resnet_cifar::graph(self, blocks),
             Model::ResNet(depth) => resnet::graph(self, depth),
             Model::PreResNet(blocks) => preresnet::graph(self, blocks),
@@ -178,8 +193,8 @@ impl Architecture {
             Model::LeNet5 => lenet5::graph(self),
             Model::Mlp => mlp::graph(self),
         };
-        match graph.parameters {
-            0..=PARAMETERS => Ok(graph),
+        match told.graph.parameters {
+            0..=PARAMETERS => Ok(told),
             many => Err(format!(
                 "input = {:?} gives {} {many} parameters; at most {PARAMETERS} are built, so choose a smaller input",
                 self.input, self.name

@@ -11,7 +11,6 @@
 //! A channel is read by all later layers of its block and by the transition behind it. It can go from all of them at once
 //! (groups of kind `stream`), or every layer picks the channels that it reads (`selection`), as network slimming does.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -21,7 +20,7 @@ use crate::layers::{
     Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, PreActivation, PreActivationConfig, Sparsity, average_pool,
     concat, global_average,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
 
 /// The smallest side that leaves a pixel after two halvings.
 pub(crate) const SMALLEST: usize = 4;
@@ -74,7 +73,7 @@ impl DenseNet {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, size: Size) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, size: Size) -> Told {
     let config = size.config(architecture);
     let (mut ledger, x) = Ledger::new(architecture.input);
     let mut x = ledger.conv("conv", config.stem, x);

@@ -3,17 +3,27 @@
 use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{Graph, Kind, LayerSpec};
 
-use crate::layers::{Conv2dConfig, DepthwiseConfig, LinearConfig};
+use crate::layers::{Conv2dConfig, DepthwiseConfig, LinearConfig, NORM_EPSILON};
+use crate::operations::{Compute, Operation, Window};
 
 /// A graph in the making: a model tells its forward pass, with its layers in the order of its fields.
 pub(crate) struct Ledger {
-    graph: Graph,
+    told: Told,
+}
+
+/// A forward pass as it was told.
+pub(crate) struct Told {
+    /// Costs, and how channels flow.
+    pub(crate) graph: Graph,
+    /// What is computed.
+    pub(crate) operations: Vec<Operation>,
 }
 
 /// The result of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value {
     node: usize,
+    operation: usize,
     /// Its channels.
     pub(crate) width: usize,
     /// Height and width of its maps.
@@ -23,8 +33,9 @@ pub(crate) struct Value {
 impl Ledger {
     /// Starts with the image.
     pub(crate) fn new([channels, height, width]: [usize; 3]) -> (Self, Value) {
-        let mut ledger = Self { graph: Graph::default() };
+        let mut ledger = Self { told: Told { graph: Graph::default(), operations: Vec::new() } };
         let image = ledger.node(Op::Input, &[], channels, [height, width]);
+        let image = ledger.computed(image, Compute::Image);
         (ledger, image)
     }
 
@@ -34,101 +45,134 @@ impl Ledger {
         let shape = vec![conv.outputs, conv.inputs, conv.kernel, conv.kernel];
         self.layer(path, Kind::Conv, shape, conv.bias, map[0] * map[1]);
         let op = Op::Layer { path: path.to_string(), bias: conv.bias, padded: conv.padding > 0 };
-        self.node(op, &[x], conv.outputs, map)
+        let y = self.node(op, &[x], conv.outputs, map);
+        let Conv2dConfig { kernel, stride, padding, bias, .. } = conv;
+        self.computed(y, Compute::Conv { path: path.to_string(), kernel, stride, padding, bias })
     }
 
     /// Lists a depthwise convolution.
     pub(crate) fn depthwise(&mut self, path: &str, conv: DepthwiseConfig, x: Value) -> Value {
+        let DepthwiseConfig { channels, kernel, stride } = conv;
         let map = conv.output(x.map);
-        self.layer(path, Kind::Conv, vec![conv.channels, 1, conv.kernel, conv.kernel], false, map[0] * map[1]);
-        let op = Op::Depthwise { path: path.to_string(), padded: conv.kernel > 1 };
-        self.node(op, &[x], conv.channels, map)
+        self.layer(path, Kind::Conv, vec![channels, 1, kernel, kernel], false, map[0] * map[1]);
+        let op = Op::Depthwise { path: path.to_string(), padded: kernel > 1 };
+        let y = self.node(op, &[x], channels, map);
+        self.computed(y, Compute::Conv { path: path.to_string(), kernel, stride, padding: kernel / 2, bias: false })
     }
 
     /// Lists a linear layer that is applied to `tokens` vectors of every image.
     pub(crate) fn linear(&mut self, path: &str, linear: LinearConfig, tokens: usize, x: Value) -> Value {
         self.layer(path, Kind::Linear, vec![linear.outputs, linear.inputs], linear.bias, tokens);
         let op = Op::Layer { path: path.to_string(), bias: linear.bias, padded: false };
-        self.node(op, &[x], linear.outputs, x.map)
+        let y = self.node(op, &[x], linear.outputs, x.map);
+        self.computed(y, Compute::Linear { path: path.to_string(), bias: linear.bias })
     }
 
     /// Lists a batch normalisation.
     pub(crate) fn batch_norm(&mut self, path: &str, x: Value) -> Value {
         self.parameters(2 * x.width);
-        self.node(Op::BatchNorm { path: path.to_string() }, &[x], x.width, x.map)
+        let y = self.node(Op::BatchNorm { path: path.to_string() }, &[x], x.width, x.map);
+        self.computed(y, Compute::BatchNorm { path: path.to_string(), epsilon: NORM_EPSILON })
     }
 
     /// Lists a layer normalisation.
-    pub(crate) fn layer_norm(&mut self, path: &str, x: Value) -> Value {
+    pub(crate) fn layer_norm(&mut self, path: &str, epsilon: f64, x: Value) -> Value {
         self.parameters(2 * x.width);
-        self.node(Op::LayerNorm { path: path.to_string() }, &[x], x.width, x.map)
-    }
-
-    /// Lists the turning of maps into `tokens` tokens, with a class token in front and positions added.
-    pub(crate) fn embed(&mut self, class_token: &str, positions: &str, tokens: usize, x: Value) -> Value {
-        self.parameters(x.width + tokens * x.width);
-        let op = Op::Embed { class_token: class_token.to_string(), positions: positions.to_string(), tokens };
-        self.node(op, &[x], x.width, x.map)
+        let y = self.node(Op::LayerNorm { path: path.to_string() }, &[x], x.width, x.map);
+        self.computed(y, Compute::LayerNorm { path: path.to_string(), epsilon })
     }
 
     /// Lists a rectifier.
     pub(crate) fn relu(&mut self, x: Value) -> Value {
-        self.node(Op::Relu, &[x], x.width, x.map)
+        let y = self.node(Op::Relu, &[x], x.width, x.map);
+        self.computed(y, Compute::Relu)
     }
 
     /// Lists a GELU.
     pub(crate) fn gelu(&mut self, x: Value) -> Value {
-        self.node(Op::Gelu, &[x], x.width, x.map)
+        let y = self.node(Op::Gelu, &[x], x.width, x.map);
+        self.computed(y, Compute::Gelu)
     }
 
-    /// Lists a pool and the size of its maps.
-    pub(crate) fn pool(&mut self, x: Value, map: [usize; 2]) -> Value {
-        self.node(Op::Pool, &[x], x.width, map)
+    /// Lists a max-pool.
+    pub(crate) fn max_pool(&mut self, window: Window, x: Value) -> Value {
+        let y = self.node(Op::Pool, &[x], x.width, window.output(x.map));
+        self.computed(y, Compute::MaxPool(window))
     }
 
     /// Lists an average over every 2×2 pixels.
     pub(crate) fn average_pool(&mut self, x: Value) -> Value {
-        self.pool(x, x.map.map(|side| side / 2))
-    }
-
-    /// Lists the average of every map.
-    pub(crate) fn global_average(&mut self, x: Value) -> Value {
-        self.pool(x, [1, 1])
+        let y = self.node(Op::Pool, &[x], x.width, Window::HALVING.output(x.map));
+        self.computed(y, Compute::AveragePool(Window::HALVING))
     }
 
     /// Lists the channels of `b` behind those of `a`.
     pub(crate) fn concat(&mut self, a: Value, b: Value) -> Value {
-        self.node(Op::Concat, &[a, b], a.width + b.width, a.map)
+        let y = self.node(Op::Concat, &[a, b], a.width + b.width, a.map);
+        self.computed(y, Compute::Concat)
     }
 
     /// Lists a selection of channels; all of them without `places`.
     pub(crate) fn select(&mut self, path: &str, places: Option<&[usize]>, x: Value) -> Value {
         let places = places.map_or_else(|| (0..x.width).collect(), <[usize]>::to_vec);
-        let width = places.len();
-        self.node(Op::Select { path: path.to_string(), places }, &[x], width, x.map)
+        let op = Op::Select { path: path.to_string(), places: places.clone() };
+        let y = self.node(op, &[x], places.len(), x.map);
+        self.computed(y, Compute::Select { places })
+    }
+
+    /// Lists the mean of every map.
+    pub(crate) fn global_average(&mut self, x: Value) -> Value {
+        let y = self.node(Op::Pool, &[x], x.width, [1, 1]);
+        self.computed(y, Compute::GlobalAverage)
     }
 
     /// Lists a sum.
     pub(crate) fn add(&mut self, a: Value, b: Value) -> Value {
-        self.node(Op::Add, &[a, b], a.width, a.map)
+        let y = self.node(Op::Add, &[a, b], a.width, a.map);
+        self.computed(y, Compute::Add)
     }
 
     /// Lists the shortcut that takes every second pixel and adds zero channels, `front` of them in front.
     pub(crate) fn pad_shortcut(&mut self, x: Value, front: usize, width: usize) -> Value {
-        self.node(Op::Pad { front }, &[x], width, x.map.map(|side| side.div_ceil(2)))
+        let y = self.node(Op::Pad { front }, &[x], width, x.map.map(|side| side.div_ceil(2)));
+        self.computed(y, Compute::PadShortcut { front })
     }
 
     /// Lists the turning of maps into vectors.
     pub(crate) fn flatten(&mut self, x: Value) -> Value {
         let area = x.map[0] * x.map[1];
-        self.node(Op::Flatten { area }, &[x], x.width * area, [1, 1])
+        let y = self.node(Op::Flatten { area }, &[x], x.width * area, [1, 1]);
+        self.computed(y, Compute::Flatten)
+    }
+
+    /// Lists the turning of maps into a sequence of `tokens` tokens, a class token in front, with positions added.
+    pub(crate) fn embed(&mut self, class_token: &str, positions: &str, tokens: usize, x: Value) -> Value {
+        self.parameters(x.width + tokens * x.width);
+        let op = Op::Embed { class_token: class_token.to_string(), positions: positions.to_string(), tokens };
+        let y = self.node(op, &[x], x.width, x.map);
+        self.computed(y, Compute::Embed { class_token: class_token.to_string(), positions: positions.to_string() })
+    }
+
+    /// Lists the choice of the first token.
+    pub(crate) fn first_token(&mut self, x: Value) -> Value {
+        self.aside(Compute::FirstToken, x)
     }
 
     /// Lists attention over queries, keys and values; the values take `width` channels.
-    pub(crate) fn attention(&mut self, path: &str, heads: usize, width: usize, tokens: usize, x: Value) -> Value {
+    pub(crate) fn attention(
+        &mut self,
+        path: &str,
+        heads: usize,
+        width: usize,
+        tokens: usize,
+        scale: f64,
+        x: Value,
+    ) -> Value {
+        let keys = (x.width - width) / 2;
         // Queries times keys, and weights times values.
-        self.graph.fixed_macs += (tokens * tokens * ((x.width - width) / 2 + width)) as u64;
-        self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map)
+        self.told.graph.fixed_macs += (tokens * tokens * (keys + width)) as u64;
+        let y = self.node(Op::Attention { path: path.to_string(), heads, tokens }, &[x], width, x.map);
+        self.computed(y, Compute::Attention { heads, tokens, keys, scale })
     }
 
     /// Lists the bypass around a convolution that turned `x` into `y`; the sum has `width` channels.
@@ -136,7 +180,7 @@ impl Ledger {
     /// Its weights are no layer: nothing prunes them, and they cost what they cost.
     pub(crate) fn bypass(&mut self, x: Value, y: Value, width: usize) -> Value {
         self.parameters(3 * width);
-        self.graph.fixed_macs += (width * y.map[0] * y.map[1]) as u64;
+        self.told.graph.fixed_macs += (width * y.map[0] * y.map[1]) as u64;
         self.node(Op::Bypass, &[y, x], width, y.map)
     }
 
@@ -144,31 +188,48 @@ impl Ledger {
     ///
     /// The gates themselves are not listed: they are there while some methods train, and gone before the network is used.
     pub(crate) fn gate(&mut self, group: &str) {
-        self.graph.gates.push(group.to_string());
+        self.told.graph.gates.push(group.to_string());
     }
 
     /// Lists parameters that belong to no layer, such as embeddings.
     pub(crate) fn parameters(&mut self, count: usize) {
-        self.graph.parameters += count as u64;
+        self.told.graph.parameters += count as u64;
     }
 
-    /// Ends with the logits and returns the graph.
-    pub(crate) fn finish(mut self, logits: Value) -> Graph {
-        self.node(Op::Output, &[logits], logits.width, logits.map);
-        self.graph
+    /// Ends with the logits and returns what was told.
+    pub(crate) fn finish(mut self, logits: Value) -> Told {
+        let end = self.node(Op::Output, &[logits], logits.width, logits.map);
+        self.computed(end, Compute::Logits);
+        self.told
     }
 
+    /// Adds an operation of which only the flow of channels is known; [`computed`](Self::computed) says the rest.
     fn node(&mut self, op: Op, inputs: &[Value], width: usize, map: [usize; 2]) -> Value {
-        let inputs = inputs.iter().map(|value| value.node).collect();
-        self.graph.nodes.push(Node { op, inputs, width });
-        Value { node: self.graph.nodes.len() - 1, width, map }
+        let Told { graph, operations } = &mut self.told;
+        let read = inputs.iter().map(|value| value.operation).collect();
+        operations.push(Operation { compute: Compute::Untold(op.clone()), inputs: read, width });
+        graph.nodes.push(Node { op, inputs: inputs.iter().map(|value| value.node).collect(), width });
+        Value { node: graph.nodes.len() - 1, operation: operations.len() - 1, width, map }
+    }
+
+    /// Says what the operation behind a value computes.
+    fn computed(&mut self, value: Value, compute: Compute) -> Value {
+        self.told.operations[value.operation].compute = compute;
+        value
+    }
+
+    /// Adds an operation through which channels pass as they are.
+    fn aside(&mut self, compute: Compute, x: Value) -> Value {
+        let operations = &mut self.told.operations;
+        operations.push(Operation { compute, inputs: vec![x.operation], width: x.width });
+        Value { operation: operations.len() - 1, ..x }
     }
 
     fn layer(&mut self, path: &str, kind: Kind, shape: Vec<usize>, bias: bool, uses: usize) {
         let weights: usize = shape.iter().product();
         let biases = if bias { shape[0] } else { 0 };
         self.parameters(weights + biases);
-        self.graph.layers.push(LayerSpec {
+        self.told.graph.layers.push(LayerSpec {
             name: format!("{path}.weight"),
             kind,
             shape,

@@ -8,7 +8,6 @@
 //! Differs from LeCun's: wider, max instead of trained average pools, full instead of partial connections, a rectifier
 //! and softmax instead of tanh and Gaussian units. Differs from Caffe's: any input of at least 16×16 is taken.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
@@ -16,7 +15,8 @@ use burn::tensor::activation::relu;
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
 use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, max_pool};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Told};
+use crate::operations::Window;
 
 /// The smallest side that leaves a pixel after both convolutions and pools.
 pub(crate) const SMALLEST: usize = 16;
@@ -51,12 +51,12 @@ impl LeNet5 {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture) -> Graph {
+pub(crate) fn graph(architecture: &Architecture) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.conv("conv1", conv1(architecture), x);
-    let x = ledger.pool(x, halved(x.map));
+    let x = ledger.max_pool(Window::HALVING, x);
     let x = ledger.conv("conv2", conv2(architecture), x);
-    let x = ledger.pool(x, halved(x.map));
+    let x = ledger.max_pool(Window::HALVING, x);
     let x = ledger.flatten(x);
     let x = ledger.linear("fc1", fc1(architecture), 1, x);
     let x = ledger.relu(x);

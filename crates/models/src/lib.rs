@@ -20,6 +20,7 @@ pub mod layers;
 pub mod lenet5;
 pub mod mlp;
 pub mod mobilenet;
+pub mod operations;
 pub mod preresnet;
 pub mod resnet;
 pub mod resnet_cifar;

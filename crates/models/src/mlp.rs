@@ -6,7 +6,6 @@
 //! Differs from the paper, as pruning papers do (Han et al. 2015, <https://arxiv.org/abs/1506.02626>): rectifiers and
 //! softmax instead of tanh and a squared error.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
@@ -14,7 +13,7 @@ use burn::tensor::activation::relu;
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
 use crate::layers::{Linear, LinearConfig, Sparsity};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Told};
 
 /// A perceptron with two hidden layers.
 #[derive(Module, Debug)]
@@ -42,7 +41,7 @@ impl Mlp {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture) -> Graph {
+pub(crate) fn graph(architecture: &Architecture) -> Told {
     let [fc1, fc2, fc3] = layers(architecture);
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.flatten(x);

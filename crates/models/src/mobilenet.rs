@@ -8,7 +8,6 @@
 //! Differs from the paper, as networks for CIFAR do: the first convolution and the second stage keep the size of the map, so
 //! that 32×32 pixels become 4×4; rectifiers are not cut at 6; no dropout.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -18,7 +17,7 @@ use crate::layers::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Depthwise, DepthwiseConfig, Linear, LinearConfig, Sparsity, Then,
     global_average,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
 
 /// The smallest side that leaves a pixel after three halvings.
 pub(crate) const SMALLEST: usize = 8;
@@ -78,7 +77,7 @@ impl MobileNetV2 {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture) -> Graph {
+pub(crate) fn graph(architecture: &Architecture) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.conv("conv", stem(architecture), x);
     let x = ledger.batch_norm("bn", x);

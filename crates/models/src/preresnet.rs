@@ -11,7 +11,6 @@
 //! Channels of the stream can go from all blocks of a stage at once (groups of kind `stream`), or every block picks those
 //! that it reads (`selection`), as network slimming does.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -21,7 +20,7 @@ use crate::layers::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, PreActivation, PreActivationConfig, Sparsity,
     Then, global_average,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
 
 /// The smallest side that leaves a pixel after two halvings.
 pub(crate) const SMALLEST: usize = 4;
@@ -58,7 +57,7 @@ impl PreResNet {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, blocks: usize) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, blocks: usize) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let mut x = ledger.conv("conv", stem(architecture), x);
     let blocks = stages(architecture, blocks);

@@ -9,7 +9,6 @@
 //! the pruning literature). The CIFAR stem is a 3×3 convolution of stride 1 without pool, as in GraNet's code, whose
 //! ResNet-50 has no bias in the classifier and PyTorch's default convolutions; ours has the bias in both stems.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
@@ -20,10 +19,13 @@ use crate::init::{Init, Scheme};
 use crate::layers::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, global_average,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
+use crate::operations::Window;
 
 const SCHEME: Scheme = Scheme::KaimingNormalFanIn;
 const WIDTHS: [usize; 4] = [64, 128, 256, 512];
+/// The pool behind the ImageNet stem.
+const STEM_POOL: Window = Window { kernel: 3, stride: 2, padding: 1 };
 /// The smallest side that leaves a pixel after three halvings.
 pub(crate) const SMALLEST_CIFAR: usize = 8;
 /// The smallest side that leaves a pixel after five halvings.
@@ -76,7 +78,8 @@ impl ResNet {
     pub fn forward(&self, images: Tensor<4>, sparsity: &Sparsity) -> Tensor<2> {
         let mut x = self.bn1.forward(self.conv1.forward(Activation::new(images), sparsity), Then::Relu);
         if self.pools {
-            let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+            let Window { kernel, stride, padding } = STEM_POOL;
+            let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
             x = x.through_nchw(|x| max_pool2d(x, options));
         }
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
@@ -86,20 +89,20 @@ impl ResNet {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, depth: &Depth) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, depth: &Depth) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.conv("conv1", stem(architecture), x);
     let x = ledger.batch_norm("bn1", x);
     let mut x = ledger.relu(x);
     if architecture.stem == Stem::ImageNet {
-        x = ledger.pool(x, x.map.map(|side| side.div_ceil(2)));
+        x = ledger.max_pool(STEM_POOL, x);
     }
     for (i, blocks) in depth.stages(architecture).iter().enumerate() {
         for (j, block) in blocks.iter().enumerate() {
             x = block.list(&mut ledger, &format!("layer{}.{j}", i + 1), x);
         }
     }
-    let x = ledger.pool(x, [1, 1]);
+    let x = ledger.global_average(x);
     let x = ledger.linear("fc", LinearConfig::new(x.width, architecture.classes), 1, x);
     ledger.finish(x)
 }

@@ -8,7 +8,6 @@
 //! Shortcut A, the paper's choice for CIFAR, has no parameters ([`crate::layers::pad_shortcut`]). Shortcut B is a 1×1
 //! convolution with batch normalisation where the width changes, which many later papers mean by "ResNet-20".
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -20,7 +19,7 @@ use crate::layers::{
     Activation, BatchNorm, Bypass, BypassConfig, Conv2d, Conv2dConfig, Gate, GateConfig, Gates, Linear, LinearConfig,
     Sparsity, Then, global_average, pad_shortcut,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
 
 const WIDTHS: [usize; 3] = [16, 32, 64];
 const SCHEME: Scheme = Scheme::KaimingNormalFanIn;
@@ -62,7 +61,7 @@ impl ResNetCifar {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, blocks: usize) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, blocks: usize) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.conv("conv", stem(architecture), x);
     let x = ledger.batch_norm("bn", x);
@@ -70,7 +69,7 @@ pub(crate) fn graph(architecture: &Architecture, blocks: usize) -> Graph {
     for (i, block) in stages(architecture, blocks).iter().enumerate() {
         x = block.list(&mut ledger, &format!("blocks.{i}"), x);
     }
-    let x = ledger.pool(x, [1, 1]);
+    let x = ledger.global_average(x);
     let x = ledger.linear("fc", LinearConfig::new(x.width, architecture.classes), 1, x);
     ledger.finish(x)
 }

@@ -7,7 +7,6 @@
 //!
 //! Differs from the paper: nothing is searched, and no teacher helps.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
@@ -16,7 +15,7 @@ use crate::init::{Init, Scheme};
 use crate::layers::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Then, average_pool, global_average,
 };
-use crate::ledger::{Ledger, Value};
+use crate::ledger::{Ledger, Told, Value};
 
 /// Maps are halved twice, and the convolution and the pool beside it must leave equal sizes.
 pub(crate) const MULTIPLE: usize = 4;
@@ -88,7 +87,7 @@ impl Tas {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, shape: Shape) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, shape: Shape) -> Told {
     let (mut ledger, x) = Ledger::new(architecture.input);
     let x = ledger.conv("conv", shape.stem(architecture), x);
     let x = ledger.batch_norm("bn", x);

@@ -12,14 +12,14 @@
 //! bias before it; the last pool is an average over what is left of the map (2×2 on CIFAR); one linear layer instead of
 //! three.
 
-use bonsai_pruning::Graph;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::architecture::Architecture;
 use crate::init::{Init, Scheme};
 use crate::layers::{Activation, BatchNorm, Conv2dConfig, Linear, LinearConfig, Sparsity, Step, Then, global_average};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Told};
+use crate::operations::Window;
 
 /// The size of CIFAR, for which the network without its last pool was made.
 pub(crate) const SMALLEST: usize = 32;
@@ -85,11 +85,11 @@ impl Vgg {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, column: Column) -> Told {
     let (mut ledger, mut x) = Ledger::new(architecture.input);
     for (stage, convs) in stages(architecture, column).into_iter().enumerate() {
         if stage > 0 {
-            x = ledger.pool(x, x.map.map(|side| side / 2));
+            x = ledger.max_pool(Window::HALVING, x);
         }
         for (step, conv) in convs {
             x = ledger.conv(&format!("feature.{step}"), conv, x);
@@ -97,7 +97,7 @@ pub(crate) fn graph(architecture: &Architecture, column: Column) -> Graph {
             x = ledger.relu(x);
         }
     }
-    let mut x = ledger.pool(x, [1, 1]);
+    let mut x = ledger.global_average(x);
     if let Some(hidden) = hidden(architecture, column) {
         x = ledger.linear("hidden", hidden, 1, x);
         x = ledger.batch_norm("hidden_bn", x);

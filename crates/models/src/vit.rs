@@ -14,7 +14,6 @@
 //! Features of the embedding can go from all blocks at once; layer normalisation is then taken over those that are left, also
 //! where they are masked ([`Sparsity::insert_norm`]).
 
-use bonsai_pruning::Graph;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
@@ -23,7 +22,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::architecture::Architecture;
 use crate::init::{Fans, Init, Scheme};
 use crate::layers::{Activation, Conv2d, Conv2dConfig, Linear, LinearConfig, Sparsity, Tokens};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Told};
 
 const SCHEME: Scheme = Scheme::TruncatedNormal(0.02);
 const EPSILON: f64 = 1e-6;
@@ -85,25 +84,27 @@ impl Vit {
     }
 }
 
-pub(crate) fn graph(architecture: &Architecture, size: &Size) -> Graph {
+pub(crate) fn graph(architecture: &Architecture, size: &Size) -> Told {
     let tokens = size.tokens(architecture);
     let (mut ledger, image) = Ledger::new(architecture.input);
     let x = ledger.conv("patch_embed.proj", size.patches(architecture), image);
     let mut x = ledger.embed("cls_token", "pos_embed", tokens, x);
     for i in 0..size.blocks {
         let block = size.block(architecture, i);
-        let y = ledger.layer_norm(&format!("blocks.{i}.norm1"), x);
+        let y = ledger.layer_norm(&format!("blocks.{i}.norm1"), EPSILON, x);
         let y = ledger.linear(&format!("blocks.{i}.attn.qkv"), block.qkv(), tokens, y);
-        let y = ledger.attention(&format!("blocks.{i}.attn"), block.heads, block.heads * block.value, tokens, y);
+        let values = block.heads * block.value;
+        let y = ledger.attention(&format!("blocks.{i}.attn"), block.heads, values, tokens, block.scale, y);
         let y = ledger.linear(&format!("blocks.{i}.attn.proj"), block.proj(), tokens, y);
         x = ledger.add(x, y);
-        let y = ledger.layer_norm(&format!("blocks.{i}.norm2"), x);
+        let y = ledger.layer_norm(&format!("blocks.{i}.norm2"), EPSILON, x);
         let y = ledger.linear(&format!("blocks.{i}.mlp.fc1"), block.fc1(), tokens, y);
         let y = ledger.gelu(y);
         let y = ledger.linear(&format!("blocks.{i}.mlp.fc2"), block.fc2(), tokens, y);
         x = ledger.add(x, y);
     }
-    let x = ledger.layer_norm("norm", x);
+    let x = ledger.first_token(x);
+    let x = ledger.layer_norm("norm", EPSILON, x);
     let x = ledger.linear("head", size.head(architecture), 1, x);
     ledger.finish(x)
 }

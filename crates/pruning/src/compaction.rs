@@ -163,8 +163,9 @@ impl Engine {
 
     /// Takes up a network that was cut before, as one that a checkpoint holds; its state is still to be loaded.
     pub fn resume_at(&mut self, graph: Graph) {
-        if let Some(units) = &mut self.units {
-            units.compact(&graph);
+        match &mut self.units {
+            Some(units) => units.compact(&graph),
+            None => self.fixed_macs = graph.fixed_macs,
         }
         self.masks = graph.layers.iter().map(|layer| Mask::dense(layer.weights())).collect();
         self.take_up(graph);
@@ -218,14 +219,16 @@ impl Engine {
     /// Sets the masks of weights to what the kept units leave.
     pub(crate) fn mask_units(&mut self) {
         let places = self.places();
-        let mask = |layer: &LayerSpec| {
-            let (rows, columns) = (flags(layer, 0, &places), flags(layer, 1, &places));
-            let kernel = layer.width() / layer.shape[1];
-            let row = |kept: bool| columns.iter().flat_map(move |column| std::iter::repeat_n(kept && *column, kernel));
-            Mask::from_bools(rows.iter().flat_map(|kept| row(*kept)).collect())
-        };
-        self.masks = self.layers.iter().map(mask).collect();
+        self.masks = self.layers.iter().map(|layer| layer_mask(layer, &places)).collect();
     }
+}
+
+/// Returns the mask of a layer of which only some places along its axes stay.
+pub fn layer_mask(layer: &LayerSpec, places: &Places) -> Mask {
+    let (rows, columns) = (flags(layer, 0, places), flags(layer, 1, places));
+    let kernel = layer.width() / layer.shape[1];
+    let row = |kept: bool| columns.iter().flat_map(move |column| std::iter::repeat_n(kept && *column, kernel));
+    Mask::from_bools(rows.iter().flat_map(|kept| row(*kept)).collect())
 }
 
 fn flags(layer: &LayerSpec, axis: usize, places: &Places) -> Vec<bool> {

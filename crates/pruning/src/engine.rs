@@ -75,7 +75,7 @@ pub struct Engine {
     /// The moment of the last event.
     pub(crate) last: Option<Clock>,
     /// Costs that no mask saves: fixed ones and those of excluded layers.
-    fixed_macs: u64,
+    pub(crate) fixed_macs: u64,
     /// The network as it is now.
     pub(crate) graph: Graph,
     /// Its channel groups, where the method removes channels.

@@ -43,6 +43,7 @@ pub use allocation::{Allocation, Spread};
 pub use cadence::Cadence;
 pub use channels::{Channels, Group, GroupKind};
 pub use clock::{Clock, Horizon};
+pub use compaction::layer_mask;
 pub use engine::{Change, Engine, GroupChange, LayerChange, Options};
 pub use graph::{Graph, Kind, LayerSpec};
 pub use layer::Layer;

@@ -60,6 +60,11 @@ impl RunPaths {
         self.root.join("model.safetensors")
     }
 
+    /// What the run's networks cost on a machine: `receipt.csv`.
+    pub fn receipt(&self) -> PathBuf {
+        self.root.join("receipt.csv")
+    }
+
     /// Tells whether a run has begun here.
     pub fn holds_run(&self) -> bool {
         let exists = [self.config(), self.summary(), self.model(), self.checkpoints()].iter().any(|path| path.exists());

@@ -33,6 +33,11 @@ pub struct EpochRow {
     /// Learnable parameters that are kept.
     #[serde(default)]
     pub parameters: u64,
+    /// MACs of the training so far: each image's forward pass, data gradients and weight gradients, at the MACs of the
+    /// weights kept at that step; weight gradients of all weights where a step took those. Multiplications with zeros that
+    /// dense kernels do are left out, as are validation, normalisation and the optimizer.
+    #[serde(default)]
+    pub training_macs: u64,
     /// Wall time of the epoch with its validation, in seconds.
     pub seconds: f64,
     /// Training images per second of training time.
@@ -156,6 +161,9 @@ pub struct Summary {
     pub experiment: String,
     /// Name of the run, after the data that was really used.
     pub run: String,
+    /// Which finished run this one trains the shape of from scratch, and for how long; absent where it is no baseline.
+    #[serde(default)]
+    pub baseline: Option<String>,
     /// Name of the data set that was really used.
     pub data: String,
     /// SHA-256 over the content of the data set's files.
@@ -186,8 +194,9 @@ pub struct Summary {
     pub best_valid_accuracy: Option<f64>,
     /// Test accuracy of that epoch's network; absent where it was not kept.
     pub best_test_accuracy: Option<f64>,
-    /// Share of the prunable weights that was to be removed in the end; not a number where whole channels were.
-    pub target_sparsity: f64,
+    /// Share of the prunable weights that was to be removed in the end; absent where whole channels were.
+    #[serde(default)]
+    pub target_sparsity: Option<f64>,
     /// Share of the dense network's MACs that was to be left in the end; absent where no method asked for one.
     #[serde(default)]
     pub target_macs: Option<f64>,
@@ -213,6 +222,12 @@ pub struct Summary {
     pub macs: u64,
     /// MACs for one image of the dense network.
     pub dense_macs: u64,
+    /// MACs of the whole training, counted as in `metrics.csv`.
+    #[serde(default)]
+    pub training_macs: u64,
+    /// The same, as a share of training the dense network on as many images.
+    #[serde(default)]
+    pub training_macs_of_dense: Option<f64>,
     /// Wall time of the run over all its processes, checkpoints and validation included, in seconds.
     pub wall_seconds: f64,
     /// Training images per second of training time.
@@ -238,7 +253,7 @@ impl Summary {
             ("final_test_accuracy", Some(self.final_test_accuracy)),
             ("best_valid_accuracy", self.best_valid_accuracy),
             ("best_test_accuracy", self.best_test_accuracy),
-            ("target_sparsity", Some(self.target_sparsity)),
+            ("target_sparsity", self.target_sparsity),
             ("sparsity", Some(self.sparsity)),
         ];
         for (name, share) in shares {
@@ -272,6 +287,34 @@ pub struct Hardware {
     pub device: String,
 }
 
+/// A row of `receipt.csv`: what one form of a run's network costs on the machine that measured it.
+///
+/// Every row is of the same images and of one machine, measured in turn; none of it comes out the same when it is repeated.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReceiptRow {
+    /// `dense`: all weights; `masked`: zeros, and dense kernels that multiply them; `sparse`: kernels that leave zeros out; `compact`:
+    /// removed channels cut out.
+    pub network: String,
+    /// MACs for one image.
+    pub macs: u64,
+    /// Learnable parameters that are kept.
+    pub parameters: u64,
+    /// Bytes of the network's file, `sparse` in its packed form.
+    pub bytes: u64,
+    /// Images in a batch.
+    pub images: u64,
+    /// The median of a forward pass in evaluation, in milliseconds.
+    pub forward_ms: f64,
+    /// The median of a training step with its optimizer, in milliseconds.
+    pub step_ms: f64,
+    /// The dense network's time for a forward pass, divided by this one's.
+    pub forward_speedup: f64,
+    /// The dense network's time for a training step, divided by this one's.
+    pub step_speedup: f64,
+    /// Why it is no faster, or not as much as its MACs are fewer.
+    pub why: String,
+}
+
 /// Gives the first line of a file of such rows.
 ///
 /// # Panics
@@ -302,7 +345,7 @@ mod tests {
         let line = |header: Vec<u8>| String::from_utf8(header).unwrap();
         assert_eq!(
             line(csv_header::<EpochRow>()),
-            "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,parameters,seconds,images_per_second\n"
+            "epoch,iteration,lr,train_loss,train_accuracy,valid_loss,valid_accuracy,sparsity,nonzero,macs,parameters,training_macs,seconds,images_per_second\n"
         );
         assert_eq!(line(csv_header::<LayerRow>()), "epoch,name,weights,kept,sparsity,grown,pruned\n");
     }

@@ -197,7 +197,7 @@ mod tests {
             summary: Some(Summary {
                 run: "x".into(),
                 seed,
-                target_sparsity: 0.9,
+                target_sparsity: Some(0.9),
                 prunable: 1000,
                 kept,
                 final_test_accuracy: 0.5,

@@ -202,17 +202,12 @@ mod tests {
     fn accuracy_counts_at_the_target_alone() {
         let entry = |summary| Entry { run: Run { summary, ..Run::default() }, ..Entry::default() };
         assert_eq!(entry(None).objection().unwrap(), "not finished");
-        let summary = Summary { target_sparsity: 0.9, prunable: 1005, kept: 100, ..Summary::default() };
+        let summary = Summary { target_sparsity: Some(0.9), prunable: 1005, kept: 100, ..Summary::default() };
         assert_eq!(entry(Some(summary.clone())).objection(), None);
         let missed = entry(Some(Summary { kept: 112, ..summary })).objection().unwrap();
         assert!(missed.starts_with("112 weights stay where 100"), "{missed}");
-        let channels = Summary {
-            target_sparsity: f64::NAN,
-            target_macs: Some(0.5),
-            dense_macs: 100,
-            macs: 50,
-            ..Summary::default()
-        };
+        let channels =
+            Summary { target_sparsity: None, target_macs: Some(0.5), dense_macs: 100, macs: 50, ..Summary::default() };
         assert_eq!(entry(Some(channels.clone())).objection(), None);
         assert!(entry(Some(Summary { macs: 51, ..channels })).objection().unwrap().contains("51.00 % of the MACs"));
     }

@@ -101,7 +101,7 @@ impl Run {
     /// known.
     pub fn target_sparsity(&self) -> Option<f64> {
         match &self.summary {
-            Some(summary) => Some(summary.target_sparsity).filter(|target| !target.is_nan()),
+            Some(summary) => summary.target_sparsity.filter(|target| !target.is_nan()),
             None if self.setting("scheduler.name").and_then(Value::as_str) == Some("dense") => Some(0.0),
             None => self.number("scheduler.sparsity"),
         }

@@ -149,7 +149,7 @@ pub fn batch_preparation(experiment: &Experiment) -> f64 {
     milliseconds(began, Instant::now()) / prepared as f64
 }
 
-fn noise(experiment: &Experiment) -> Batch {
+pub(crate) fn noise(experiment: &Experiment) -> Batch {
     let [channels, height, width] = experiment.data.info().shape;
     let records = experiment.batch_size;
     let size = records * channels * height * width;
@@ -161,17 +161,17 @@ fn noise(experiment: &Experiment) -> Batch {
     }
 }
 
-fn synced(device: &Device) -> Result<Instant> {
+pub(crate) fn synced(device: &Device) -> Result<Instant> {
     device.sync().map_err(|error| anyhow::anyhow!("the device failed: {error:?}"))?;
     Ok(Instant::now())
 }
 
-fn milliseconds(from: Instant, to: Instant) -> f64 {
+pub(crate) fn milliseconds(from: Instant, to: Instant) -> f64 {
     (to - from).as_secs_f64() * 1000.0
 }
 
 /// Gives the middle value, or the mean of the two middle ones.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

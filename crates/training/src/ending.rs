@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use bonsai_models::{Architecture, Network};
-use bonsai_pruning::{Channels, Engine, Removes};
+use bonsai_pruning::channels::{Channels, Group};
+use bonsai_pruning::{Engine, Removes};
 use serde::Serialize;
 use tracing::warn;
 
@@ -31,10 +32,13 @@ const PAPER_PROTOCOL: &str = "trained on the training split; best_epoch is chose
 fn shape(architecture: &Architecture, engine: &Engine) -> String {
     let full = architecture.full().graph().and_then(|graph| Channels::derive(&graph));
     let full = full.map_or_else(|_| Vec::new(), |channels| channels.groups);
-    let left = engine.groups().zip(full).filter(|((_, kept), full)| kept.kept() < full.units);
-    let left: Vec<String> =
-        left.map(|((group, kept), full)| format!("{} {}/{}", group.name, kept.kept(), full.units)).collect();
-    left.join(", ")
+    // Units that are masked are still part of the architecture; a network that began smaller has no groups.
+    let masked: BTreeMap<&str, usize> =
+        engine.groups().map(|(group, kept)| (group.name.as_str(), kept.kept())).collect();
+    let built = |group: &Group| architecture.kept.get(&group.name).map_or(group.units, Vec::len);
+    let left = |group: &Group| masked.get(group.name.as_str()).copied().unwrap_or_else(|| built(group));
+    let lost = full.iter().filter(|group| left(group) < group.units);
+    lost.map(|group| format!("{} {}/{}", group.name, left(group), group.units)).collect::<Vec<_>>().join(", ")
 }
 
 impl Run<'_> {
@@ -61,6 +65,7 @@ impl Run<'_> {
         let summary = Summary {
             experiment: setup.asked.clone(),
             run: setup.experiment.name.clone(),
+            baseline: setup.experiment.baseline.as_ref().map(ToString::to_string),
             data: info.name.to_string(),
             data_fingerprint: self.fingerprint.clone(),
             data_warnings: setup.source.warnings(),
@@ -81,8 +86,8 @@ impl Run<'_> {
             best_valid_accuracy: self.at.best.map(|best| best.accuracy),
             best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
             target_sparsity: match engine.scheduler().removes() {
-                Removes::Weights => engine.scheduler().target(),
-                Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => f64::NAN,
+                Removes::Weights => Some(engine.scheduler().target()),
+                Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => None,
             },
             target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),
@@ -95,6 +100,9 @@ impl Run<'_> {
             shape: shape(self.parts.trainee.architecture(), engine),
             macs: engine.macs(),
             dense_macs: engine.dense_macs(),
+            training_macs: self.at.training_macs,
+            training_macs_of_dense: (self.at.trained.0 > 0)
+                .then(|| self.at.training_macs as f64 / (3.0 * engine.dense_macs() as f64 * self.at.trained.0 as f64)),
             wall_seconds: self.wall_seconds(),
             images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
             peak_memory_bytes: self.at.peak_memory.max(hardware::peak_memory()),
@@ -114,7 +122,7 @@ impl Run<'_> {
         let load = || -> Result<Network> {
             let snapshot = snapshot::read(&path)?;
             let (stored, expected) = (&snapshot.header.architecture, self.setup.experiment.architecture());
-            ensure!(stored.full() == expected, "{} holds another network", path.display());
+            ensure!(stored.full() == expected.full(), "{} holds another network", path.display());
             let device = self.setup.device.clone().inner();
             // A new network: a clone would share the running statistics of BatchNorm.
             let network = Network::new(stored, 0, &device).map_err(anyhow::Error::msg)?;

@@ -4,6 +4,7 @@
 //! nearest key. After [`Experiment::from_toml`] all defaults are filled in, so that [`Experiment::to_toml`] is a
 //! complete record of the run.
 
+mod baseline;
 mod check;
 mod overrides;
 mod scale;
@@ -21,6 +22,7 @@ use toml::Table;
 
 use crate::lr::{LearningRate, Schedule};
 use crate::optimizer::Rule;
+pub use baseline::{Baseline, Budget};
 pub use sentences::{in_plain_words, nearest};
 pub use settings::{
     Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings, Protocol,
@@ -77,6 +79,9 @@ pub struct Experiment {
     /// When the state of the run is written to disk.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
+    /// Which finished run's shape is trained from scratch; `bonsai train --scratch-e` and `--scratch-b` write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
 }
 
 fn default_log_every() -> u64 {
@@ -150,6 +155,9 @@ impl Experiment {
             architecture.stem = stem;
         }
         architecture.bypass = self.bypass;
+        if let Some(baseline) = &self.baseline {
+            architecture.kept.clone_from(&baseline.kept);
+        }
         architecture
     }
 

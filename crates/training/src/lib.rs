@@ -18,6 +18,7 @@ mod mistake;
 pub mod optimizer;
 pub mod parameters;
 pub mod position;
+pub mod receipt;
 mod run;
 pub mod run_folder;
 pub mod setup;

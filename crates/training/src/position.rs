@@ -25,6 +25,9 @@ pub struct Position {
     pub peak_memory: Option<u64>,
     /// Training images seen, and the seconds that took.
     pub trained: (u64, f64),
+    /// MACs of the training so far.
+    #[serde(default)]
+    pub training_macs: u64,
     /// The best epoch on the validation split at the target sparsity.
     pub best: Option<Best>,
     /// The last validation accuracy.

@@ -58,6 +58,8 @@ pub struct Run<'a> {
     /// Images and seconds of the last few reads, for a rate that neither jumps nor lags.
     recent: (f64, f64),
     last_read: Instant,
+    /// MACs for one image with the present masks.
+    macs: u64,
     /// Whether the kernels that are faster with the present masks have been written down.
     kernels_recorded: bool,
 }
@@ -74,7 +76,12 @@ impl<'a> Run<'a> {
         let fingerprint = setup.source.fingerprint()?;
         let loaded = if opening == Opening::Fresh { None } else { checkpoint::load_newest(&folder.checkpoints())? };
 
-        let initial = parts.trainee.begin();
+        let mut initial = parts.trainee.begin();
+        // A checkpoint holds the masks itself.
+        let given = if loaded.is_none() { setup.given_masks(&parts.trainee)? } else { None };
+        if let Some(masks) = given {
+            initial = parts.trainee.set_masks(masks)?;
+        }
         let last_pruning = parts.last_pruning();
         let layers = parts.trainee.engine.layers().len();
         let mut at = Position { changes: vec![(0, 0); layers], ..Position::default() };
@@ -131,6 +138,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             setup,
             meter: Meter::resumed(at.totals),
+            macs: parts.trainee.engine.macs(),
             opened: (now, at.wall_seconds),
             parts,
             folder,
@@ -187,6 +195,8 @@ impl<'a> Run<'a> {
 
     /// Runs the network forward and backward; `dense` asks for the gradients of removed weights too.
     pub fn forward_backward(&mut self, batch: &Batch, dense: bool) -> Gradients {
+        let all = if dense { self.parts.trainee.engine.graph().macs() } else { self.macs };
+        self.at.training_macs += batch.labels.len() as u64 * (2 * self.macs + all);
         self.parts.trainee.gradients(batch, dense, &mut self.meter)
     }
 
@@ -295,6 +305,7 @@ impl<'a> Run<'a> {
             *grown += layer.grown;
         }
         let engine = &self.parts.trainee.engine;
+        self.macs = engine.macs();
         figures.extend(engine.observe());
         figures.extend(engine.explored().map(|share| ("explored".to_string(), share)));
         let dead = engine.dead_units().filter(|dead| *dead > 0);
@@ -357,6 +368,7 @@ impl<'a> Run<'a> {
             nonzero: self.parts.trainee.nonzero(),
             macs: engine.macs(),
             parameters: engine.parameters(),
+            training_macs: self.at.training_macs,
             seconds: self.at.epoch_seconds + began.elapsed().as_secs_f64(),
             images_per_second: images / self.at.epoch_seconds,
             test_accuracy,

@@ -1,7 +1,8 @@
 //! Says what a run is made of, and builds it: data, network, engine, optimizer, learning rate.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +10,10 @@ use anyhow::{Context, Result, ensure};
 use bonsai_data::{Loader, Source};
 use bonsai_models::layers::is_of_gate;
 use bonsai_pruning::clock::{Clock, Horizon};
+use bonsai_pruning::graph::LayerSpec;
+use bonsai_pruning::mask::Mask;
 use burn::tensor::Device;
+use sha2::{Digest, Sha256};
 
 use crate::Mistake;
 use crate::dashboard::View;
@@ -17,7 +21,9 @@ use crate::evaluate;
 use crate::experiment::Experiment;
 use crate::lr::LearningRate;
 use crate::optimizer::Optimizer;
+use crate::tensors::hex;
 use crate::trainee::{StepOptions, Trainee};
+use crate::{parameters, snapshot};
 
 /// Everything that `train` is told.
 #[derive(Clone, Debug)]
@@ -100,7 +106,7 @@ impl Setup {
         );
         let valid = evaluate::loader(valid, info.mean, info.std, self.workers);
 
-        let graph = experiment.architecture().graph().map_err(anyhow::Error::msg)?;
+        let graph = experiment.architecture().full().graph().map_err(anyhow::Error::msg)?;
         let horizon = experiment.horizon(train.records());
         let trainee = trainee(experiment, train.records(), &self.device)?;
         Ok(Parts {
@@ -113,6 +119,49 @@ impl Setup {
             weights: graph.weights() as u64,
         })
     }
+}
+
+impl Setup {
+    /// Reads the masks of the run that a baseline takes them from, one for each prunable layer; `None` where it takes none.
+    ///
+    /// # Errors
+    ///
+    /// Says that the run's network is gone, is another one by now or does not fit.
+    pub fn given_masks(&self, trainee: &Trainee) -> Result<Option<Vec<Mask>>> {
+        let Some(baseline) = &self.experiment.baseline else { return Ok(None) };
+        let Some(model) = &baseline.model else { return Ok(None) };
+        let same = digest(model)? == baseline.sha256;
+        ensure!(
+            same,
+            Mistake(format!(
+                "{} is not the network any more that {} was to begin with: start anew with --out",
+                model.display(),
+                self.experiment.name
+            ))
+        );
+        let stored = snapshot::read(model)?.masks;
+        let layers = trainee.engine.layers().iter();
+        layers.map(|layer| given_mask(layer, &stored)).collect::<Result<Vec<Mask>>>().map(Some)
+    }
+}
+
+/// Returns the mask of a layer as rows of units, from masks as they are stored.
+pub(crate) fn given_mask(layer: &LayerSpec, stored: &BTreeMap<String, Mask>) -> Result<Mask> {
+    let Some(mask) = stored.get(&layer.name) else { return Ok(Mask::dense(layer.weights())) };
+    ensure!(
+        mask.len() == layer.weights(),
+        "the mask of {} is for {} weights of {}",
+        layer.name,
+        mask.len(),
+        layer.weights()
+    );
+    Ok(Mask::from_bools(parameters::to_rows(layer, &mask.iter().collect::<Vec<bool>>())))
+}
+
+/// Returns the SHA-256 of a file.
+pub(crate) fn digest(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(hex(&Sha256::digest(bytes)))
 }
 
 /// Builds the network of an experiment that trains on `train_records` records, its engine and its optimizer.

@@ -3,6 +3,9 @@
 //! Weights lie under the names of their parameters, zeros included; `mask/<layer>` holds a layer's mask in packed bits, weight
 //! `i` in bit `i % 8` of byte `i / 8`. The header carries a checksum over everything, so that a flipped bit is found, and no
 //! time stamp, so that identical runs give identical files.
+//!
+//! A packed file leaves removed weights out: where that is shorter, `kept/<layer>` holds the kept weights in their order
+//! instead of `<layer>`, whose shape stands in the header's `packed`. It reads back as the same network.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +26,8 @@ pub const FORMAT: u32 = 1;
 
 /// In front of a layer's name: its mask.
 const MASK: &str = "mask/";
+/// In front of a layer's name: its kept weights.
+const KEPT: &str = "kept/";
 /// The header's entry for the checksum over all the rest.
 const CHECKSUM: &str = "sha256";
 
@@ -75,17 +80,86 @@ pub fn read(path: &Path) -> Result<Snapshot> {
     from_bytes(&bytes).with_context(|| format!("{} is not a network that can be used", path.display()))
 }
 
-fn to_bytes(weights: &Tensors, masks: &BTreeMap<String, Mask>, header: &SnapshotHeader) -> Result<Vec<u8>> {
+/// Writes a network as [`write`] does, without its removed weights.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_packed(path: &Path, network: &Snapshot) -> Result<()> {
+    let bytes = to_packed_bytes(network).with_context(|| format!("{} was not written", path.display()))?;
+    write_atomic(path, &bytes)
+}
+
+/// Returns the bytes of a network's file, without its removed weights.
+///
+/// # Errors
+/// As [`write`].
+pub fn to_packed_bytes(network: &Snapshot) -> Result<Vec<u8>> {
+    let Snapshot { header, weights, masks } = network;
+    let (mut tensors, mut header) = described(weights, masks, header)?;
+    let mut shapes = serde_json::Map::new();
+    for (layer, mask) in masks {
+        if mask.kept() == mask.len() {
+            continue;
+        }
+        let weight = tensors.remove(layer).expect("a mask has its weights, as was checked");
+        let values = weight.as_f32()?.iter().zip(mask.iter()).filter_map(|(value, kept)| kept.then_some(*value));
+        let values: Vec<f32> = values.collect();
+        shapes.insert(layer.clone(), serde_json::to_value(&weight.shape)?);
+        tensors.insert(format!("{KEPT}{layer}"), HostTensor::f32(vec![values.len()], values));
+    }
+    header["packed"] = Value::Object(shapes);
+    encode(&tensors, &header)
+}
+
+/// Puts weights back in the places from which a packed file has taken them.
+fn unpack(tensors: &mut Tensors, shapes: &Value) -> Result<()> {
+    let shapes: BTreeMap<String, Vec<usize>> =
+        serde_json::from_value(shapes.clone()).map_err(|error| anyhow!("its header packs no tensors: {error}"))?;
+    for (layer, shape) in shapes {
+        let kept = tensors.remove(&format!("{KEPT}{layer}"));
+        let kept = kept.with_context(|| format!("the kept weights of `{layer}` are missing"))?;
+        let mask = tensors.get(&format!("{MASK}{layer}"));
+        let mask = mask.with_context(|| format!("the mask of `{layer}` is missing"))?.as_bytes()?;
+        // A mask has a bit for each weight, so that no shape can ask for more memory than the file is long.
+        let length = shape.iter().try_fold(1usize, |product, side| product.checked_mul(*side));
+        let length = length.filter(|length| length.div_ceil(8) == mask.len());
+        let length = length.with_context(|| format!("the shape {shape:?} of `{layer}` does not fit its mask"))?;
+        let mask = Mask::unpack(mask, length).map_err(anyhow::Error::msg);
+        let mask = mask.with_context(|| format!("the mask of `{layer}` is damaged"))?;
+        let values = kept.as_f32()?;
+        ensure!(values.len() == mask.kept(), "`{layer}` has {} kept weights of {}", values.len(), mask.kept());
+        let mut values = values.iter();
+        let whole = mask.iter().map(|kept| if kept { *values.next().expect("they were counted") } else { 0.0 });
+        let whole = HostTensor::f32(shape, whole.collect());
+        ensure!(tensors.insert(layer.clone(), whole).is_none(), "`{layer}` is there twice");
+    }
+    Ok(())
+}
+
+/// Returns the bytes of a network's file.
+///
+/// # Errors
+/// As [`write`].
+pub fn to_bytes(weights: &Tensors, masks: &BTreeMap<String, Mask>, header: &SnapshotHeader) -> Result<Vec<u8>> {
+    let (tensors, header) = described(weights, masks, header)?;
+    encode(&tensors, &header)
+}
+
+/// Checks a network, and returns its tensors and the header of its file.
+fn described(weights: &Tensors, masks: &BTreeMap<String, Mask>, header: &SnapshotHeader) -> Result<(Tensors, Value)> {
     check(header, weights, masks)?;
     let packed = masks.iter().map(|(layer, mask)| (format!("{MASK}{layer}"), HostTensor::bytes(mask.pack())));
     let tensors: Tensors = weights.clone().into_iter().chain(packed).collect();
     let mut header = json!({ "snapshot": serde_json::to_value(header)? });
     header[CHECKSUM] = Value::from(checksum(&tensors, &header["snapshot"]));
-    encode(&tensors, &header)
+    Ok((tensors, header))
 }
 
 fn from_bytes(bytes: &[u8]) -> Result<Snapshot> {
-    let (tensors, mut header) = decode(bytes)?;
+    let (mut tensors, mut header) = decode(bytes)?;
+    if let Some(shapes) = header.get("packed") {
+        unpack(&mut tensors, shapes)?;
+    }
     let stated = header.get_mut("snapshot").map(Value::take).unwrap_or_default();
     let format = stated["format"].as_u64().context("it is another kind of safetensors file, such as a checkpoint")?;
     ensure!(format == u64::from(FORMAT), "it has layout {format}, and this bonsai reads layout {FORMAT}");
@@ -266,6 +340,27 @@ mod tests {
         expect(&|_, _, header| header.std = vec![0.0], "not above 0");
         expect(&|_, _, header| header.sparsity = f64::NAN, "between 0 and 1");
         expect(&|_, _, header| header.format = 2, "layout 2");
+    }
+
+    #[test]
+    fn a_packed_network_is_shorter_and_the_same() {
+        let (mut weights, mut masks, header) = network();
+        let values: Vec<f32> = (0..800).map(|i| if i % 10 == 0 { i as f32 } else { 0.0 }).collect();
+        masks.insert("more.weight".into(), Mask::from_bools((0..800).map(|i| i % 10 == 0).collect()));
+        weights.insert("more.weight".into(), HostTensor::f32(vec![20, 40], values));
+        let snapshot = Snapshot { header, weights, masks };
+        let packed = to_packed_bytes(&snapshot).unwrap();
+        let plain = to_bytes(&snapshot.weights, &snapshot.masks, &snapshot.header).unwrap();
+        assert!(packed.len() + 2500 < plain.len(), "{} and {}", packed.len(), plain.len());
+        assert_eq!(from_bytes(&packed).unwrap(), snapshot);
+        for bit in (0..8 * packed.len()).step_by(3) {
+            let mut flipped = packed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match from_bytes(&flipped) {
+                Err(error) => assert!(!error.to_string().is_empty()),
+                Ok(read) => assert_eq!(read, snapshot, "bit {bit} changed the network unseen"),
+            }
+        }
     }
 
     #[test]

@@ -101,10 +101,15 @@ impl Trainee {
     /// # Errors
     ///
     /// Names the layer whose mask has another length than its weights.
-    pub fn set_masks(&mut self, masks: Vec<Mask>) -> Result<()> {
+    pub fn set_masks(&mut self, masks: Vec<Mask>) -> Result<Change> {
         let change = self.engine.set_masks(masks).map_err(anyhow::Error::msg)?;
         self.apply(&change);
-        Ok(())
+        Ok(change)
+    }
+
+    /// Leaves removed weights to dense kernels, which multiply their zeros, as a comparison may.
+    pub fn use_dense_kernels(&mut self) {
+        self.sparsity = Sparsity::default();
     }
 
     /// Sets the scales that the scheduler starts from, draws its first masks and applies them; channels that it removes at

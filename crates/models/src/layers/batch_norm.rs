@@ -12,7 +12,8 @@ use super::{Activation, Then};
 use crate::init::Init;
 
 const MOMENTUM: f64 = 0.1;
-const EPSILON: f64 = 1e-5;
+/// What batch normalisation adds to the variance.
+pub const NORM_EPSILON: f64 = 1e-5;
 
 /// Normalises each channel by the batch in training, and by running statistics in evaluation.
 #[derive(Module, Debug)]
@@ -44,13 +45,13 @@ impl BatchNorm {
             return self.forward_train(x, then);
         }
         let (mean, variance) = (self.running_mean.value(), self.running_var.value());
-        batch_norm(x, self.gamma.val(), self.beta.val(), mean, variance, EPSILON, then)
+        batch_norm(x, self.gamma.val(), self.beta.val(), mean, variance, NORM_EPSILON, then)
     }
 
     fn forward_train(&self, x: Activation, then: Then) -> Activation {
         let [images, _, height, width] = x.dims();
         let samples = images * height * width;
-        let batch = batch_norm_train(x, self.gamma.val(), self.beta.val(), EPSILON, then);
+        let batch = batch_norm_train(x, self.gamma.val(), self.beta.val(), NORM_EPSILON, then);
         // With one sample the batch variance is 0 whatever it is divided by.
         let unbiased = samples as f64 / (samples.max(2) - 1) as f64;
         follow(&self.running_mean, batch.mean, MOMENTUM);

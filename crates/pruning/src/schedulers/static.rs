@@ -30,6 +30,9 @@ pub struct StaticConfig {
     /// How the kept weights are shared among the layers.
     #[serde(default)]
     pub allocation: Spread,
+    /// Whether masks are brought from elsewhere, as those of a finished run, so that none are drawn.
+    #[serde(default)]
+    pub given: bool,
 }
 
 impl StaticConfig {
@@ -59,7 +62,14 @@ impl Scheduler for Static {
     }
 
     fn start(&self) -> Start {
+        if self.config.given {
+            return Start::Dense;
+        }
         Start::Random { sparsity: self.config.sparsity, allocation: self.config.allocation.into() }
+    }
+
+    fn target(&self) -> f64 {
+        self.config.sparsity
     }
 
     fn due(&self, _: &Clock) -> Option<Event> {
@@ -75,8 +85,10 @@ mod tests {
     #[test]
     fn everything_happens_before_training() {
         let horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
-        let fixed = StaticConfig { sparsity: 0.9, allocation: Spread::Uniform }.init(horizon).unwrap();
+        let fixed = StaticConfig { sparsity: 0.9, allocation: Spread::Uniform, given: false }.init(horizon).unwrap();
         assert_eq!(fixed.start(), Start::Random { sparsity: 0.9, allocation: Allocation::UniformFirstDense });
+        let given = StaticConfig { sparsity: 0.9, allocation: Spread::Erk, given: true }.init(horizon).unwrap();
+        assert_eq!((given.start(), given.target()), (Start::Dense, 0.9));
         assert!((0..=40).all(|iteration| fixed.due(&Clock { iteration, horizon, lr: 0.1 }).is_none()));
     }
 }

@@ -20,6 +20,7 @@ impl Experiment {
     pub(super) fn check_values(&self) -> Result<(), String> {
         self.check_counts()?;
         self.architecture().check()?;
+        self.check_baseline()?;
         self.check_optimizer()?;
         self.check_lr()
     }
@@ -31,9 +32,14 @@ impl Experiment {
     /// One sentence: an unknown scheduler, key or excluded layer, or a sparsity that the network cannot have.
     pub fn engine(&self, train_records: usize) -> Result<Engine, String> {
         let (scheduler, common) = self.build_scheduler(self.horizon(train_records))?;
-        let graph = self.architecture().graph()?;
+        let architecture = self.architecture();
         let Common { exclude, floor, channels } = common;
-        Engine::new(&graph, scheduler, Options { exclude, floor, seed: self.seed, channels })
+        let options = Options { exclude, floor, seed: self.seed, channels };
+        let mut engine = Engine::new(&architecture.full().graph()?, scheduler, options)?;
+        if !architecture.kept.is_empty() {
+            engine.resume_at(architecture.graph()?);
+        }
+        Ok(engine)
     }
 
     fn check_counts(&self) -> Result<(), String> {
