@@ -165,7 +165,7 @@ impl Units {
                 }
                 Removes::Gated => format!(
                     "this network has no gates on a group of kind {} that may be pruned; resnet20 to resnet110 have them on \
-                     their inner groups",
+                     their inner groups, unless a bypass runs around them",
                     kinds.join(", ")
                 ),
                 _ => format!("this network has no channel group of kind {} that may be pruned", kinds.join(", ")),

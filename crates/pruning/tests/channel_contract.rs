@@ -442,7 +442,7 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     assert_eq!(
         refused(gating, &Graph { gates: Vec::new(), ..graph(FULL) }, &[]),
         "this network has no gates on a group of kind inner, heads that may be pruned; resnet20 to resnet110 have them on \
-         their inner groups"
+         their inner groups, unless a bypass runs around them"
     );
     assert_eq!(
         refused(gating, &graph(FULL), &["a.conv1.weight"]),
