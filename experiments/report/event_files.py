@@ -1,7 +1,7 @@
 """Loads event files with TensorBoard's own reader and compares every figure with the run's.
 
     bonsai report RUN --tensorboard EVENTS
-    python3 experiments/report/tensorboard.py RUN EVENTS/<experiment>/seed-<n>
+    python3 experiments/report/event_files.py RUN EVENTS/<experiment>/seed-<n>
 
 It needs Python's tensorboard. Figures must be equal to the last bit of a 32-bit float.
 """
