@@ -125,7 +125,7 @@ pub fn weights(entries: &[Entry]) -> Section {
     if known {
         text += "Grey lines: the initial weights, drawn again from the seed. ";
     }
-    text += "Each is scaled to its own peak; the percentage is what is kept of the layer. The outermost bins hold what lies beyond.";
+    text += "Each is scaled to its own peak; a percentage is what is kept of the layer. The outermost bins hold what lies beyond.";
     let mut section = Section::new("weights", "Weights before and after", text);
     for entry in entries.iter().filter(|entry| entry.leads) {
         let title = entry.title("weights by layer");
