@@ -11,7 +11,7 @@ use crate::receipt::Receipt;
 use crate::run::Run;
 
 /// Letters up to which a label fits beside a line.
-const LONGEST: usize = 20;
+const LONGEST: usize = 18;
 
 /// What a run's folder does not hold.
 #[derive(Debug, Clone, Default, PartialEq)]

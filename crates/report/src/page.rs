@@ -122,7 +122,7 @@ fn runs(entries: &[Entry]) -> Markup {
                     th { "run" } th { "seed" } th { "test" }
                     @if pruned { th { "under dense" } }
                     th { "validation" } th { "best, test" } th { "removed" } th { "MACs, of dense" }
-                    th { "parameters" } th { "images/s" } th { "time" } th.left { "" }
+                    th { "parameters" } th { "images/s" } th { "time" }
                 } }
                 tbody { @for entry in entries { (run(entry, entries, pruned)) } }
             }
@@ -135,11 +135,19 @@ fn runs(entries: &[Entry]) -> Markup {
 }
 
 fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
-    let name = html! { span class={ "swatch " (theme::class(entry.group)) } {} (entry.label) };
+    let objection = entry.objection();
+    let epochs = entry.run.epochs.len();
+    let name = html! {
+        span class={ "swatch " (theme::class(entry.group)) } {} (entry.label)
+        @if !entry.run.is_finished() {
+            div.remark { "not finished: " (epochs) @if epochs == 1 { " epoch" } @else { " epochs" } }
+        } @else if let Some(why) = &objection {
+            div.remark { "does not count: " (why) }
+        }
+    };
     let seed = entry.run.seed().map_or_else(String::new, |seed| seed.to_string());
     let Some(summary) = &entry.run.summary else {
         let last = entry.run.epochs.last();
-        let epochs = entry.run.epochs.len();
         return html! { tr {
             td { (name) } td { (seed) } td { "–" }
             @if pruned { td { "–" } }
@@ -147,13 +155,11 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
             td { "–" }
             td { (last.map_or("–".to_string(), |row| percent(row.sparsity))) }
             td { (last.map_or("–".to_string(), |row| short(row.macs as f64))) }
-            td { (last.map_or("–".to_string(), |row| count(row.parameters))) }
+            td { (last.filter(|row| row.parameters > 0).map_or("–".to_string(), |row| count(row.parameters))) }
             td { (last.map_or("–".to_string(), |row| short(row.images_per_second))) }
             td { (duration(entry.run.epochs.iter().map(|row| row.seconds).sum())) }
-            td.left { "not finished: " (epochs) @if epochs == 1 { " epoch" } @else { " epochs" } }
         } };
     };
-    let objection = entry.objection();
     let under = baseline(entry, entries).filter(|_| !entry.is_dense() && objection.is_none()).and_then(|dense| {
         let points = 100.0 * (dense.run.summary.as_ref()?.final_test_accuracy - summary.final_test_accuracy);
         let other = if dense.run.seed() == entry.run.seed() { "" } else { " (other seed)" };
@@ -176,9 +182,6 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
         td { (count(parameters)) }
         td { (short(summary.images_per_second)) }
         td { (duration(summary.wall_seconds)) }
-        td.left {
-            @if let Some(why) = objection { "does not count: " (why) }
-        }
     } }
 }
 

@@ -44,6 +44,8 @@ pub fn write(entry: &Entry, folder: &Path) -> Result<PathBuf> {
 fn name(entry: &Entry) -> String {
     let plain = |letter: char| if letter.is_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
     let label: String = entry.label.chars().map(plain).collect();
+    // A name of dots alone would lead out of the folder.
+    let label = label.trim_start_matches('.').to_string();
     entry.run.seed().map_or_else(|| label.clone(), |seed| format!("{label}/seed-{seed}"))
 }
 

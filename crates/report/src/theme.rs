@@ -23,7 +23,7 @@ const CHART: &str = "\
 svg{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;font-size:11px;fill:var(--text)}
 .title{font-size:12px;font-weight:600}
 .tick,.name{fill:var(--muted);font-size:10.5px}
-.label{font-size:11px}
+.label{font-size:11px;paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
 .label[class*=' c']{fill:currentColor}
 .axis{stroke:var(--muted);stroke-width:1;fill:none}
 .grid{stroke:var(--grid);stroke-width:1}

@@ -28,12 +28,7 @@ pub struct Histogram {
 impl Histogram {
     /// Counts weights; removed ones belong neither to `before` nor to `after`.
     pub fn new(name: &str, before: &[f32], after: &[f32], kept: f64) -> Self {
-        let mut sizes: Vec<f32> =
-            before.iter().chain(after).map(|weight| weight.abs()).filter(|size| size.is_finite()).collect();
-        sizes.sort_by(f32::total_cmp);
-        // One weight in five hundred may lie outside, so that a stray one does not flatten all others.
-        let reach = sizes.get((sizes.len() * 499 / 500).min(sizes.len().saturating_sub(1))).copied();
-        let reach = f64::from(reach.unwrap_or(0.0)).max(1e-6);
+        let reach = reach(before).max(reach(after)).max(1e-6);
         let counted = |weights: &[f32]| {
             let mut bins = vec![0; if weights.is_empty() { 0 } else { BINS }];
             for weight in weights.iter().map(|weight| f64::from(*weight)).filter(|weight| weight.is_finite()) {
@@ -46,6 +41,14 @@ impl Histogram {
     }
 }
 
+/// The size that one weight in five hundred exceeds, so that a stray one does not flatten all others.
+fn reach(weights: &[f32]) -> f64 {
+    let mut sizes: Vec<f32> = weights.iter().map(|weight| weight.abs()).filter(|size| size.is_finite()).collect();
+    sizes.sort_by(f32::total_cmp);
+    let place = (sizes.len() * 499 / 500).min(sizes.len().saturating_sub(1));
+    sizes.get(place).map_or(0.0, |size| f64::from(*size))
+}
+
 /// Draws the histograms of all layers, three beside each other; `None` where there is none.
 pub fn histograms(title: &str, class: &str, layers: &[Histogram]) -> Option<Picture> {
     layers.iter().find(|layer| !layer.after.is_empty())?;
@@ -56,7 +59,10 @@ pub fn histograms(title: &str, class: &str, layers: &[Histogram]) -> Option<Pict
         let (x, y) = (width * (index % COLUMNS) as f64 + 3.0, top + height * (index / COLUMNS) as f64);
         let (inner, floor) = (width - 8.0, y + 54.0);
         canvas.text((x, y + 8.0), Anchor::Start, "tick", &tail(&layer.name, 14));
-        canvas.text((x + inner, y + 8.0), Anchor::End, "tick", &format!("{:.0} %", 100.0 * layer.kept));
+        if layer.kept < 0.9995 {
+            let share = format!("{:.0} %", 100.0 * layer.kept);
+            canvas.text((x + inner, y + 8.0), Anchor::End, "tick", &share);
+        }
         // Shapes are compared, so that both reach the same height; a tenth of the weights would be a flat line else.
         let peak = |bins: &[u32]| f64::from(bins.iter().copied().max().unwrap_or(0).max(1));
         let place = |bin: usize, weights: u32, peak: f64| {

@@ -63,16 +63,17 @@ impl Scatter<'_> {
             let width = LETTER * point.label.chars().count() as f64;
             let boxed = |(dx, dy): (f64, f64)| [x + dx, y + dy - 5.0, x + dx + width, y + dy + 5.0];
             let tries = [
+                (7.0, -9.0),
+                (7.0, 9.0),
+                (-7.0 - width, -9.0),
+                (-7.0 - width, 9.0),
                 (7.0, 0.0),
                 (-7.0 - width, 0.0),
-                (-width / 2.0, -12.0),
-                (-width / 2.0, 12.0),
-                (7.0, -12.0),
-                (7.0, 12.0),
-                (-7.0 - width, -12.0),
-                (-7.0 - width, 12.0),
-                (7.0, 24.0),
-                (-7.0 - width, 24.0),
+                (-width / 2.0, -13.0),
+                (-width / 2.0, 13.0),
+                (7.0, 22.0),
+                (-7.0 - width, 22.0),
+                (7.0, -22.0),
             ];
             let inside =
                 |area: &[f64; 4]| area[0] >= left && area[2] <= WIDTH && area[1] >= top - 8.0 && area[3] <= bottom;

@@ -9,6 +9,9 @@ use crate::theme::class;
 
 use super::{Section, slug};
 
+/// What a run's network costs, where that is known.
+type Cost = fn(&Entry) -> Option<f64>;
+
 /// Test accuracy against MACs, parameters and measured time; nothing for a single run.
 pub fn pareto(entries: &[Entry]) -> Section {
     let mut section = Section::new(
@@ -18,7 +21,7 @@ pub fn pareto(entries: &[Entry]) -> Section {
          The dashed line joins the runs that no other beats. Training times are those of the last epoch, on whatever machine \
          each run had; forward passes are those of the receipt.",
     );
-    let costs: [(&str, &str, fn(&Entry) -> Option<f64>); 4] = [
+    let costs: [(&str, &str, Cost); 4] = [
         ("macs", "MACs of an image", |entry| Some(entry.run.summary.as_ref()?.macs as f64)),
         ("parameters", "parameters kept", |entry| {
             let summary = entry.run.summary.as_ref()?;
@@ -55,7 +58,7 @@ pub fn pareto(entries: &[Entry]) -> Section {
     section
 }
 
-fn point(entry: &Entry, cost: fn(&Entry) -> Option<f64>) -> Option<Point> {
+fn point(entry: &Entry, cost: Cost) -> Option<Point> {
     let summary = entry.run.summary.as_ref()?;
     let objection = entry.objection();
     let remark = objection.as_deref().map_or_else(String::new, |why| format!("; does not count: {why}"));

@@ -112,7 +112,7 @@ pub fn turnover(section: &mut Section, entries: &[Entry]) {
         let Some(per_epoch) = entry.iterations_per_epoch() else { continue };
         let events = entry.run.events.iter().filter(|event| event.iteration > 0);
         let events = events.map(|event| (event.iteration as f64 / per_epoch, event.grown, event.pruned)).collect();
-        let title = entry.title("weights grown and removed");
+        let title = entry.title("births and deaths");
         let chart = Turnover { title: &title, events, class: class(entry.group) };
         section.add(format!("turnover-{}", slug(&entry.name())), chart.draw());
     }
@@ -125,7 +125,7 @@ pub fn weights(entries: &[Entry]) -> Section {
     if known {
         text += "Grey lines: the initial weights, drawn again from the seed. ";
     }
-    text += "Each is scaled to its own peak; the percentage is what is kept of the layer. The outermost bins hold what lies beyond.";
+    text += "Each is scaled to its own peak; a percentage is what is kept of the layer. The outermost bins hold what lies beyond.";
     let mut section = Section::new("weights", "Weights before and after", text);
     for entry in entries.iter().filter(|entry| entry.leads) {
         let title = entry.title("weights by layer");
