@@ -19,6 +19,7 @@ pub fn sheet(claims: &Claims, answers: &[Answer]) -> Sheet {
         "ours by the paper's rule, %",
         "ours, validation chose, %",
         "ours, last epoch, %",
+        "ours over dense, same seeds",
         "seeds",
         "sparsity, exact %",
         "MACs",
@@ -88,6 +89,10 @@ fn line(answer: &Answer) -> Vec<String> {
         figure(&|ours| if cell.gain.is_some() { ours.gain } else { ours.paper }),
         figure(&|ours| ours.selected),
         figure(&|ours| ours.last),
+        ours.and_then(|ours| ours.gain).map_or_else(String::new, |sample| {
+            let text = spread(sample.mean, sample.std);
+            format!("{}{text} ({})", if sample.mean < 0.0 { "" } else { "+" }, sample.n)
+        }),
         ours.map_or_else(String::new, |ours| ours.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
         ours.map_or_else(String::new, |ours| {
             let (low, high) = ours.sparsity;

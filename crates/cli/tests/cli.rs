@@ -381,8 +381,10 @@ mod shipped_experiments {
         for name in shipped() {
             // The large networks are planned with few events, because each one ranks millions of weights.
             let small = name.contains("resnet20") || name.contains("lenet5");
-            let rare =
-                if name.contains("dense") || name.contains("static") { "log_every=50" } else { "scheduler.every=9000" };
+            let rare = match read(&name, &[]).scheduler.get("every") {
+                Some(_) => "scheduler.every=9000",
+                None => "log_every=50",
+            };
             let experiment = read(&name, if small { &[] } else { std::slice::from_ref(&rare) });
             let horizon = experiment.horizon(experiment.records());
             let mut engine = experiment.engine(experiment.records()).unwrap();
