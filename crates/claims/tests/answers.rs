@@ -26,7 +26,7 @@ method = 'dense'
 network = 'net'
 data = 'cifar10'
 experiment = 'dense'
-cells = [{ mean = 92.0, std = 0.1 }]
+cells = [{ mean = 92.0, std = 0.1, n = 5 }]
 [[row]]
 method = 'cut'
 network = 'net'
@@ -278,10 +278,10 @@ fn every_format_shows_every_cell() {
     with(&seeds(&GMP), |claims, answers| {
         let sheet = sheet(claims, answers);
         for (format, dense) in [
-            (Format::Markdown, "| 92.00 ± 0.10 [unchecked] |"),
-            (Format::Csv, ",92.00 ± 0.10 [unchecked],"),
+            (Format::Markdown, "| 92.00 ± 0.10, n = 5 [unchecked] |"),
+            (Format::Csv, ",\"92.00 ± 0.10, n = 5 [unchecked]\","),
             (Format::Latex, "& 92.00 $\\pm$ 0.10 [unchecked] &"),
-            (Format::Html, "<td>92.00 ± 0.10 [unchecked]</td>"),
+            (Format::Html, "<td>92.00 ± 0.10, n = 5 [unchecked]</td>"),
         ] {
             let text = sheet.write(format);
             assert!(text.contains(dense) && text.contains("nobody has built it"), "{text}");
