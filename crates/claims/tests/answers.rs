@@ -280,7 +280,7 @@ fn every_format_shows_every_cell() {
         for (format, dense) in [
             (Format::Markdown, "| 92.00 ± 0.10, n = 5 [unchecked] |"),
             (Format::Csv, ",\"92.00 ± 0.10, n = 5 [unchecked]\","),
-            (Format::Latex, "& 92.00 $\\pm$ 0.10 [unchecked] &"),
+            (Format::Latex, "& 92.00 $\\pm$ 0.10, n = 5 [unchecked] &"),
             (Format::Html, "<td>92.00 ± 0.10, n = 5 [unchecked]</td>"),
         ] {
             let text = sheet.write(format);
