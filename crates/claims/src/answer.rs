@@ -93,7 +93,7 @@ fn answer<'a>(
         resolve(recipe).map_err(|message| format!("{}.toml, row `{}`: {message}", claims.name, row.method))
     };
     let full = named(&recipe)?;
-    let baseline = row.baseline.as_ref().map(named).transpose()?;
+    let baseline = row.baseline.clone().or_else(|| dense(claims, row, cell)).as_ref().map(named).transpose()?;
     let stand_in = cell.stand_in().map(|recipe| named(&recipe)).transpose()?;
 
     let mut reasons: Vec<String> = row.differs.iter().cloned().collect();
@@ -148,7 +148,7 @@ fn answer<'a>(
     }
     let (claim, figure) = match cell.gain {
         Some(gain) => {
-            if ours.gain.is_none() && baseline.is_some() && !short {
+            if ours.gain.is_none() && !short {
                 reasons.push("no dense baseline of the same seeds".to_string());
             }
             (Some(Claim { mean: gain, std: cell.std }), ours.gain)
@@ -168,6 +168,17 @@ fn answer<'a>(
     }
     let verdict = judge(claim, figure, reasons);
     Ok(Answer { row, cell, short, ours: Some(ours), verdict, caveats })
+}
+
+/// The experiment of the dense cell beside a sparse one: the same network and data in the same table.
+fn dense(claims: &Claims, row: &Row, cell: &Cell) -> Option<Recipe> {
+    if cell.target() == Target::Dense {
+        return None;
+    }
+    let beside = |(other, dense): &(&Row, &Cell)| {
+        dense.target() == Target::Dense && (&other.network, &other.data) == (&row.network, &row.data)
+    };
+    claims.cells().filter(beside).find_map(|(other, dense)| other.recipe(dense))
 }
 
 /// In what a stand-in departs from the experiment of its cell.

@@ -61,7 +61,8 @@ pub struct Row {
     /// In what our experiment departs from the paper without that.
     #[serde(default)]
     pub note: Option<String>,
-    /// The experiment that is this row's own dense baseline, for cells with a `gain`.
+    /// The experiment that is this row's own dense baseline; if absent, that of the table's dense cell of the same network and
+    /// data.
     #[serde(default)]
     pub baseline: Option<Recipe>,
     /// The figures.

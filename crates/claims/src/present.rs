@@ -19,6 +19,7 @@ pub fn sheet(claims: &Claims, answers: &[Answer]) -> Sheet {
         "ours by the paper's rule, %",
         "ours, validation chose, %",
         "ours, last epoch, %",
+        "ours over dense, same seeds",
         "seeds",
         "sparsity, exact %",
         "MACs",
@@ -88,6 +89,10 @@ fn line(answer: &Answer) -> Vec<String> {
         figure(&|ours| if cell.gain.is_some() { ours.gain } else { ours.paper }),
         figure(&|ours| ours.selected),
         figure(&|ours| ours.last),
+        ours.and_then(|ours| ours.gain).map_or_else(String::new, |sample| {
+            let text = spread(sample.mean, sample.std);
+            format!("{}{text} ({})", if sample.mean < 0.0 { "" } else { "+" }, sample.n)
+        }),
         ours.map_or_else(String::new, |ours| ours.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
         ours.map_or_else(String::new, |ours| {
             let (low, high) = ours.sparsity;
@@ -98,7 +103,9 @@ fn line(answer: &Answer) -> Vec<String> {
             let share = 100.0 * high as f64 / ours.dense_macs.max(1) as f64;
             format!("{} ({share:.1} %)", between(grouped(low), grouped(high)))
         }),
-        ours.map_or_else(String::new, |ours| between(grouped(ours.parameters.0), grouped(ours.parameters.1))),
+        // Runs of early revisions did not count them.
+        ours.filter(|ours| ours.parameters.0 > 0)
+            .map_or_else(String::new, |ours| between(grouped(ours.parameters.0), grouped(ours.parameters.1))),
         ours.map_or_else(String::new, |ours| ours.hardware.join("; ")),
         ours.map_or_else(String::new, |ours| ours.revisions.join(", ")),
         verdict_text,
@@ -121,7 +128,8 @@ fn claim(cell: &Cell) -> String {
         (None, Some(gain)) => format!("{gain:+.2} over dense"),
         (None, None) => return String::new(),
     };
-    format!("{text} [{}]", cell.trust)
+    let runs = cell.n.map_or_else(String::new, |n| format!(", n = {n}"));
+    format!("{text}{runs} [{}]", cell.trust)
 }
 
 fn spread(mean: f64, std: Option<f64>) -> String {

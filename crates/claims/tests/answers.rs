@@ -26,7 +26,7 @@ method = 'dense'
 network = 'net'
 data = 'cifar10'
 experiment = 'dense'
-cells = [{ mean = 92.0, std = 0.1 }]
+cells = [{ mean = 92.0, std = 0.1, n = 5 }]
 [[row]]
 method = 'cut'
 network = 'net'
@@ -157,7 +157,7 @@ fn without_runs_nothing_is_claimed() {
         assert_eq!(tally(answers).into_iter().collect::<Vec<_>>(), [("not run", 5)]);
         let sheet = sheet(claims, answers);
         // Our columns stay empty, and so does a claim that nobody knows.
-        assert!(sheet.rows.iter().all(|row| row[5..14].iter().all(String::is_empty)));
+        assert!(sheet.rows.iter().all(|row| row[5..15].iter().all(String::is_empty)));
         assert_eq!((sheet.rows[0][4].as_str(), sheet.rows[4][4].as_str()), ("90.00 ± 0.20 [source]", ""));
     });
 }
@@ -169,8 +169,14 @@ fn three_seeds_under_the_papers_rule_are_judged() {
     with(&seeds(&GMP), |claims, answers| {
         let row = &sheet(claims, answers).rows[0];
         assert_eq!(row[5..8], ["90.00 ± 0.00", "89.90 ± 0.00", "89.90 ± 0.00"]);
-        assert_eq!(row[8..12], ["0, 1, 2", "90.0000", "10,000 (100.0 %)", "100"]);
-        assert_eq!(row[14], "reproduced [source]");
+        assert_eq!(row[8..13], ["", "0, 1, 2", "90.0000", "10,000 (100.0 %)", "100"]);
+        assert_eq!(row[15], "reproduced [source]");
+    });
+    // The dense cell of the same network and data is what a sparse one is set against.
+    let dense: Vec<MadeUp> = seeds(&GMP).into_iter().chain(seeds(&DENSE)).collect();
+    with(&dense, |claims, answers| {
+        let sheet = sheet(claims, answers);
+        assert_eq!((sheet.rows[0][8].as_str(), sheet.rows[1][8].as_str()), ("-2.00 ± 0.00 (3)", ""));
     });
     let below = MadeUp { tested: Some([0.95, 0.89, 0.88]), ..GMP };
     assert_eq!(verdict(&seeds(&below)), "not reproduced: 1.00 points below");
@@ -236,7 +242,8 @@ fn a_gain_is_taken_over_the_dense_run_of_the_same_seed() {
         assert_eq!(answers[2].verdict.to_string(), "reproduced");
         assert_eq!(sheet(claims, answers).rows[2][4..6], ["-1.00 over dense [unchecked]", "-1.00 ± 0.00"]);
         // 92 ± 0.1 was claimed for the dense network, without a source.
-        assert_eq!(sheet(claims, answers).rows[1][14], "reproduced [unchecked]");
+        assert_eq!(sheet(claims, answers).rows[1][15], "reproduced [unchecked]");
+        assert_eq!(sheet(claims, answers).rows[2][8], "-1.00 ± 0.00 (3)");
     });
 }
 
@@ -271,10 +278,10 @@ fn every_format_shows_every_cell() {
     with(&seeds(&GMP), |claims, answers| {
         let sheet = sheet(claims, answers);
         for (format, dense) in [
-            (Format::Markdown, "| 92.00 ± 0.10 [unchecked] |"),
-            (Format::Csv, ",92.00 ± 0.10 [unchecked],"),
-            (Format::Latex, "& 92.00 $\\pm$ 0.10 [unchecked] &"),
-            (Format::Html, "<td>92.00 ± 0.10 [unchecked]</td>"),
+            (Format::Markdown, "| 92.00 ± 0.10, n = 5 [unchecked] |"),
+            (Format::Csv, ",\"92.00 ± 0.10, n = 5 [unchecked]\","),
+            (Format::Latex, "& 92.00 $\\pm$ 0.10, n = 5 [unchecked] &"),
+            (Format::Html, "<td>92.00 ± 0.10, n = 5 [unchecked]</td>"),
         ] {
             let text = sheet.write(format);
             assert!(text.contains(dense) && text.contains("nobody has built it"), "{text}");

@@ -80,7 +80,7 @@ fn claims() -> Result<String> {
         if !run.is_empty() {
             let Sheet { columns, rows, .. } = sheet(&claims, &run);
             // Hardware and parameters are in the table itself.
-            let kept: Vec<usize> = (0..columns.len()).filter(|index| ![11, 12].contains(index)).collect();
+            let kept: Vec<usize> = (0..columns.len()).filter(|index| ![12, 13].contains(index)).collect();
             let pick = |cells: Vec<String>| kept.iter().map(|index| cells[*index].clone()).collect();
             let short =
                 Sheet { columns: pick(columns), rows: rows.into_iter().map(pick).collect(), ..Sheet::default() };

@@ -197,7 +197,7 @@ mod claims {
             assert_eq!(line.matches("(").count(), line.matches(")").count());
             assert!(line.split('|').skip(6).take(3).all(|cell| cell.contains(" ± ")), "{line}");
         }
-        assert!(lines[2].contains("| 90 % sparse | | | |") && lines[2].ends_with("| not run |"), "{}", lines[2]);
+        assert!(lines[2].contains("| 90 % sparse | | | | |") && lines[2].ends_with("| not run |"), "{}", lines[2]);
         assert!(lines[3].ends_with("| not run: nobody has built it |"), "{}", lines[3]);
         for (format, start) in [("csv", "method,network,"), ("latex", "% needs"), ("html", "<!doctype html>")] {
             succeeds(folder, &["table", "paper", "--format", format, "--out", "table"]);
