@@ -177,7 +177,7 @@ fn runs_that_hold_little_or_nonsense_are_shown_as_they_are() {
 fn an_accuracy_off_its_target_does_not_count() {
     let mut missed = run("x-missed", 0, 2);
     let summary = missed.summary.as_mut().unwrap();
-    (summary.kept, summary.target_sparsity) = (300, 0.9);
+    (summary.kept, summary.target_sparsity) = (300, Some(0.9));
     let (_, page) = drawn(vec![missed, run("x-dense", 0, 2)]);
     sound(&page);
     assert!(page.contains("does not count: 300 weights stay where 100 were asked for"));

@@ -12,6 +12,8 @@
 //! - the same seed gives the same masks, and another one others exactly where the configuration says that chance has a say;
 //! - a run that is saved and loaded after any iteration ends with the masks and weights of one that was left alone.
 //!
+//! [`ChannelContract`] is the same for methods that remove channels.
+//!
 //! # Example
 //!
 //! The whole contract test of a scheduler in a crate of its own; here of one that bonsai brings:
@@ -25,9 +27,11 @@
 //!     .check();
 //! ```
 
+pub mod channels;
 mod contract;
 mod network;
 mod training;
 
+pub use channels::ChannelContract;
 pub use contract::{Contract, Promise};
 pub use network::{RUN, graph};
