@@ -426,7 +426,8 @@ mod shipped_experiments {
             let small = name.contains("resnet20") || name.contains("lenet5");
             let mut experiment = read(&name, &[]);
             if !small && experiment.scheduler.contains_key("every") {
-                experiment = read(&name, &["scheduler.every=9000"]);
+                let rare = if name.ends_with("-short") { "scheduler.every=800" } else { "scheduler.every=9000" };
+                experiment = read(&name, &[rare]);
             }
             let horizon = experiment.horizon(experiment.records());
             let mut engine = experiment.engine(experiment.records()).unwrap();
