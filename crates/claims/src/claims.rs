@@ -1,6 +1,5 @@
 //! What papers claim, as files: one TOML a table of a paper, one row a method, one cell a figure.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -201,7 +200,7 @@ impl Claims {
         if self.rows.is_empty() {
             return Err("it has no [[row]]: a table of claims has one at least".to_string());
         }
-        let mut seen = BTreeSet::new();
+        let mut seen = Vec::new();
         for row in &self.rows {
             let place = format!("row `{}` ({} on {})", row.method, row.network, row.data);
             row.check().map_err(|message| format!("{place}: {message}"))?;
@@ -214,9 +213,11 @@ impl Claims {
                 if cell.short.is_some() && row.experiment.is_none() {
                     return Err(format!("{place}: short stands in for an experiment, and the row has none"));
                 }
-                if !seen.insert((&row.method, &row.network, &row.data, cell.target())) {
+                let about = (&row.method, &row.network, &row.data, cell.target());
+                if seen.contains(&about) {
                     return Err(format!("{place}: the same method, network, data and target come twice"));
                 }
+                seen.push(about);
             }
         }
         Ok(())
@@ -251,8 +252,8 @@ impl Row {
     }
 }
 
-/// What a cell asks of the network, to be compared and ordered.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+/// What a cell asks of the network.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     /// All weights stay.
     Dense,
@@ -264,14 +265,6 @@ pub enum Target {
     Channels(f64),
     /// As much as the method leaves.
     Open,
-}
-
-impl Eq for Target {}
-
-impl Ord for Target {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.partial_cmp(other).expect("targets were checked to be numbers")
-    }
 }
 
 impl fmt::Display for Target {

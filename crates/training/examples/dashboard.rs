@@ -111,6 +111,7 @@ fn play(view: View, seconds: f64, stop: &Arc<AtomicBool>) -> bool {
                 parameters: 0,
                 seconds: epoch_started.elapsed().as_secs_f64(),
                 images_per_second: progress.images_per_second,
+                test_accuracy: None,
             };
             dashboard.epoch(&row, &rows(&layers, epoch, sparsity));
             epoch_started = Instant::now();
