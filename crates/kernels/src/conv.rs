@@ -39,6 +39,7 @@ use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::profile::{self, Direction, section};
 use crate::simd::Level;
+use pack::Strided;
 use plan::{Part, Weights, convolve};
 use taps::{Place, Taps};
 
@@ -159,14 +160,22 @@ impl Conv {
     }
 
     /// Returns what the forward pass sums.
-    fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
+    fn forward_parts<'a>(
+        &self,
+        weight: &'a [f32],
+        pattern: Option<&'a Pattern>,
+        precision: Precision,
+    ) -> Vec<Part<'a>> {
         let _section = section(profile::Part::Around);
         let [height, width] = self.kernel;
         let (taps, place) = self.all_taps();
         let weights = match pattern {
-            None => pack::dense(precision, self.outputs, self.input.channels, height * width, |out, inp, tap| {
-                weight[(out * self.input.channels + inp) * height * width + tap]
-            }),
+            None => {
+                let [inputs, area] = [self.input.channels, height * width];
+                let taps = (0..area).collect();
+                let from = Strided { weight, outputs: self.outputs, inputs, steps: [inputs * area, area], taps };
+                pack::dense(precision, &from)
+            }
             Some(pattern) => {
                 pattern.check(self);
                 Weights::Kept(pattern.by_output(weight))
@@ -176,7 +185,12 @@ impl Conv {
     }
 
     /// Returns what the data gradient sums.
-    fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
+    fn gradient_parts<'a>(
+        &self,
+        weight: &'a [f32],
+        pattern: Option<&'a Pattern>,
+        precision: Precision,
+    ) -> Vec<Part<'a>> {
         let _section = section(profile::Part::Around);
         let inputs = self.input.channels;
         let [height, width] = self.kernel;
@@ -185,11 +199,13 @@ impl Conv {
         }
         let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
             let weights = match pattern {
-                None => pack::dense(precision, inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
-                    let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
-                    weight[((out * inputs + inp) * height + ky) * width + kx]
-                }),
-                Some(pattern) => Weights::Kept(pattern.by_input(weight, &rows, &columns)),
+                None => {
+                    let area = height * width;
+                    let taps = rows.iter().flat_map(|ky| columns.iter().map(move |kx| ky * width + kx)).collect();
+                    let (outputs, inputs) = (inputs, self.outputs);
+                    pack::dense(precision, &Strided { weight, outputs, inputs, steps: [area, outputs * area], taps })
+                }
+                Some(pattern) => Weights::Kept(pattern.by_input(weight, rows, columns)),
             };
             Part { taps, place, weights }
         });

@@ -45,6 +45,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod maps;
 mod ops;
+pub mod optimizer;
 pub mod panels;
 pub mod peak;
 pub mod pooling;
@@ -56,5 +57,5 @@ pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
     Activation, Gradients, Normalised, Then, Tokens, batch_norm, batch_norm_train, conv2d, global_average, max_pool,
-    pad_shortcut, sparse_conv2d, sparse_linear,
+    pad_shortcut, sgd_step, sparse_conv2d, sparse_linear,
 };

@@ -156,27 +156,22 @@ impl Trainee {
     pub fn step(&mut self, mut gradients: Gradients, clock: &Clock) {
         let _section = section(Part::Optimizer);
         self.penalise(clock, &mut gradients);
-        for (name, mask) in &self.masks {
-            let _section = section(Part::Masks);
-            if let Some(gradient) = gradients.remove(name) {
-                gradients.insert(name.clone(), gradient * mask.clone());
-            }
-        }
         if let Some(norm) = self.options.clip_norm {
+            // The norm is that of masked gradients.
+            for (name, mask) in &self.masks {
+                let _section = section(Part::Masks);
+                if let Some(gradient) = gradients.remove(name) {
+                    gradients.insert(name.clone(), gradient * mask.clone());
+                }
+            }
             clip(&mut gradients, norm);
         }
         let Self { optimizer, options, masks, .. } = self;
         optimizer.begin_step();
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
-            let values = optimizer.update(&info.name, clock.lr, options.decayed.contains(&info.name), values, gradient);
-            Some(match masks.get(&info.name) {
-                Some(mask) => {
-                    let _section = section(Part::Masks);
-                    values * mask.clone()
-                }
-                None => values,
-            })
+            let decayed = options.decayed.contains(&info.name);
+            Some(optimizer.update(&info.name, clock.lr, decayed, values, gradient, masks.get(&info.name)))
         });
         self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));
     }
