@@ -2,7 +2,7 @@
 //!
 //! A training step allocates and frees the same hundreds of megabytes as the step before it. Fresh pages cost more than
 //! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size. The pool and what is
-//! in use together never hold more than was once in use at the same time, or [`POOL_BYTES`] if that is more.
+//! in use together hold at most a quarter more than was once in use at the same time, or [`POOL_BYTES`] if that is more.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -146,7 +146,10 @@ struct Free {
 
 #[derive(Default)]
 struct Pool {
-    free: BTreeMap<usize, Vec<NonNull<f32>>>,
+    /// By length, with the number of the request that last wanted it.
+    free: BTreeMap<usize, (usize, Vec<NonNull<f32>>)>,
+    /// Requests so far.
+    requests: usize,
     /// Bytes in `free`.
     kept: usize,
     /// Bytes of all buffers.
@@ -171,21 +174,21 @@ impl Pool {
         let bytes = layout(len).size();
         self.used += bytes;
         self.peak = self.peak.max(self.used);
-        let memory = self.free.get_mut(&len).and_then(Vec::pop);
+        self.requests += 1;
+        let (last, memory) = self.free.entry(len).or_default();
+        *last = self.requests;
+        let memory = memory.pop();
         let mut outgrown = Vec::new();
         match memory {
             Some(_) => self.kept -= bytes,
-            // What is left from shapes that are not used any more goes first where it is large.
             None => {
                 while self.used + self.kept > self.limit() {
-                    let Some(mut largest) = self.free.last_entry() else { break };
-                    match largest.get_mut().pop() {
-                        Some(memory) => {
-                            let len = *largest.key();
-                            self.kept -= layout(len).size();
-                            outgrown.push(Free { memory, len });
-                        }
-                        None => drop(largest.remove()),
+                    // What is left from shapes that are used no more goes first.
+                    let lengths = self.free.iter_mut().filter(|(_, (_, memory))| !memory.is_empty());
+                    let Some((len, (_, memory))) = lengths.min_by_key(|(_, (last, _))| *last) else { break };
+                    if let Some(memory) = memory.pop() {
+                        self.kept -= layout(*len).size();
+                        outgrown.push(Free { memory, len: *len });
                     }
                 }
             }
@@ -201,13 +204,13 @@ impl Pool {
             return Some(free);
         }
         self.kept += bytes;
-        self.free.entry(free.len).or_default().push(free.memory);
+        self.free.entry(free.len).or_default().1.push(free.memory);
         None
     }
 
     /// Returns the bytes that buffers and pool may hold together.
     fn limit(&self) -> usize {
-        self.peak.max(POOL_BYTES)
+        (self.peak + self.peak / 4).max(POOL_BYTES)
     }
 }
 

@@ -5,7 +5,8 @@
 //! | direction | tile | reads per step |
 //! |---|---|---|
 //! | forward, data gradient ([`taps`]) | 4 output channels × 4 pixels | 4 pixels, 4 weights for 16 multiply-adds |
-//! | weight gradient ([`weight_gradient`]) | 4 output × 2 input channels × 3 taps | 4 + 6 pixels for 24 multiply-adds |
+//! | the same for one tap ([`points`]) | 4 output channels × 6 pixels | 6 pixels, 4 weights for 24 multiply-adds |
+//! | weight gradient ([`weight_gradient`]) | 4 output × 2 input channels × 3 taps, or 6 × 1 | 4 + 6 pixels for 24 multiply-adds |
 //! | the first two, sparse ([`kept_taps`]) | 1 output channel × 2 × 4 pixels | 8 pixels, 1 weight for 8 multiply-adds |
 //! | the last, sparse ([`kept_gradient`]) | 2 × 8 pixels of 1 output channel | 16 pixels for 16 multiply-adds |
 //!
@@ -25,6 +26,7 @@ mod kept_taps;
 mod pack;
 mod pattern;
 mod plan;
+mod points;
 mod rounded;
 mod strips;
 mod taps;

@@ -24,7 +24,9 @@ pub(super) struct Strided<'a> {
 /// Returns all weights as the tap kernel of `precision` reads them.
 pub(super) fn dense(precision: Precision, from: &Strided) -> Weights<'static> {
     match precision {
-        Precision::F32 => Weights::Dense(pack(from, from.inputs, |channel, inp, tap| channel[inp * from.steps[1] + tap])),
+        Precision::F32 => {
+            Weights::Dense(pack(from, from.inputs, |channel, inp, tap| channel[inp * from.steps[1] + tap]))
+        }
         Precision::Bf16 => Weights::Bf16(pack(from, from.inputs.div_ceil(2), |channel, pair, tap| {
             let rounded = |inp: usize| match inp < from.inputs {
                 true => Bf16::round(channel[inp * from.steps[1] + tap]),

@@ -8,6 +8,7 @@ use super::Conv;
 use super::ahead::Ahead;
 use super::kept_taps;
 use super::pattern::{Entries, Kept};
+use super::points;
 use super::taps::{self, Place, TILE, Taps};
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
@@ -198,25 +199,68 @@ impl<'a> Plan<'a> {
         let Plan { level, from, to, .. } = *self;
         let (Part { taps, place, weights }, entries) = (&self.parts[number], &self.lists[number]);
         let tile = from.channels * taps.height * taps.width * TILE;
+        let corner = points::corner(taps, place, from);
+        let step = taps.step;
         match weights {
             Weights::Dense(packed) => {
                 let weights = &packed[first / TILE * tile..];
-                level.run(taps::Work::<false> { from, input, to, output, taps, place, rows, weights, start, ahead });
+                match corner {
+                    Some(corner) => level.run(points::Work::<false> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        corner,
+                        step,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                    None => level.run(taps::Work::<false> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        taps,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                }
             }
             Weights::Bf16(packed) => {
                 let weights = &packed[first / TILE * tile..];
-                level.run_bf16(taps::Work::<true> {
-                    from,
-                    input,
-                    to,
-                    output,
-                    taps,
-                    place,
-                    rows,
-                    weights,
-                    start,
-                    ahead,
-                });
+                match corner {
+                    Some(corner) => level.run_bf16(points::Work::<true> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        corner,
+                        step,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                    None => level.run_bf16(taps::Work::<true> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        taps,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                }
             }
             Weights::Kept(_) => {
                 level.run(kept_taps::Work { from, input, to, output, taps, place, rows, entries, first, start, ahead });
