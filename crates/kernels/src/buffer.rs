@@ -1,11 +1,12 @@
 //! Memory for activations: aligned to cache lines and used again.
 //!
 //! A training step allocates and frees the same hundreds of megabytes as the step before it. Fresh pages cost more than
-//! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size.
+//! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size. The pool and what is
+//! in use together hold at most a quarter more than was once in use at the same time, or [`POOL_BYTES`] if that is more.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -18,8 +19,8 @@ use crate::bf16::Bf16;
 const ALIGNMENT: usize = 64;
 /// The size of a huge page of Linux on x86-64 and most other processors.
 const HUGE: usize = 2 << 20;
-/// Buffers beyond this many bytes are given back to the system.
-const POOL_BYTES: usize = 2 << 30;
+/// Bytes that may always be kept.
+const POOL_BYTES: usize = 1 << 30;
 
 /// A slice of floats that starts at a cache line.
 pub struct Buffer {
@@ -36,7 +37,8 @@ impl Buffer {
     /// Returns `len` floats of any value.
     pub fn any(len: usize) -> Buffer {
         let len = len.max(1);
-        let memory = POOL.lock().expect("no thread panics with the pool in hand").take(len);
+        let Taken { memory, outgrown } = POOL.lock().expect("no thread panics with the pool in hand").take(len);
+        outgrown.into_iter().for_each(release);
         Buffer { memory: memory.unwrap_or_else(|| allocate(len)), len }
     }
 
@@ -73,14 +75,12 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let free = Free { memory: self.memory, len: self.len };
         let refused = match POOL.lock() {
-            Ok(mut pool) => !pool.put(self.memory, self.len),
-            Err(_) => true,
+            Ok(mut pool) => pool.put(free),
+            Err(_) => Some(free),
         };
-        if refused {
-            // SAFETY: `allocate` made the memory with this layout, and nothing uses it any more.
-            unsafe { dealloc(self.memory.as_ptr().cast(), layout(self.len)) }
-        }
+        refused.into_iter().for_each(release);
     }
 }
 
@@ -138,32 +138,85 @@ impl DerefMut for Halves {
 
 static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
 
+/// Memory that nothing uses.
+struct Free {
+    memory: NonNull<f32>,
+    len: usize,
+}
+
 #[derive(Default)]
 struct Pool {
-    free: HashMap<usize, Vec<NonNull<f32>>>,
-    bytes: usize,
+    /// By length, with the number of the request that last wanted it.
+    free: BTreeMap<usize, (usize, Vec<NonNull<f32>>)>,
+    /// Requests so far.
+    requests: usize,
+    /// Bytes in `free`.
+    kept: usize,
+    /// Bytes of all buffers.
+    used: usize,
+    /// The most there were of these.
+    peak: usize,
+}
+
+/// What the pool gives for a buffer.
+struct Taken {
+    /// Memory of its size.
+    memory: Option<NonNull<f32>>,
+    /// Memory to give back to the system, where new memory would be too much beside it.
+    outgrown: Vec<Free>,
 }
 
 // SAFETY: the pool owns what it holds.
 unsafe impl Send for Pool {}
 
 impl Pool {
-    fn take(&mut self, len: usize) -> Option<NonNull<f32>> {
-        let memory = self.free.get_mut(&len)?.pop()?;
-        self.bytes -= layout(len).size();
-        Some(memory)
+    fn take(&mut self, len: usize) -> Taken {
+        let bytes = layout(len).size();
+        self.used += bytes;
+        self.peak = self.peak.max(self.used);
+        self.requests += 1;
+        let (last, memory) = self.free.entry(len).or_default();
+        *last = self.requests;
+        let memory = memory.pop();
+        let mut outgrown = Vec::new();
+        match memory {
+            Some(_) => self.kept -= bytes,
+            None => {
+                while self.used + self.kept > self.limit() {
+                    // What is left from shapes that are used no more goes first.
+                    let lengths = self.free.iter_mut().filter(|(_, (_, memory))| !memory.is_empty());
+                    let Some((len, (_, memory))) = lengths.min_by_key(|(_, (last, _))| *last) else { break };
+                    if let Some(memory) = memory.pop() {
+                        self.kept -= layout(*len).size();
+                        outgrown.push(Free { memory, len: *len });
+                    }
+                }
+            }
+        }
+        Taken { memory, outgrown }
     }
 
-    /// Keeps `memory`, or returns `false` where the pool is full.
-    fn put(&mut self, memory: NonNull<f32>, len: usize) -> bool {
-        let bytes = layout(len).size();
-        if self.bytes + bytes > POOL_BYTES {
-            return false;
+    /// Keeps what a buffer leaves behind, or returns it where the pool is full.
+    fn put(&mut self, free: Free) -> Option<Free> {
+        let bytes = layout(free.len).size();
+        self.used -= bytes;
+        if self.used + self.kept + bytes > self.limit() {
+            return Some(free);
         }
-        self.bytes += bytes;
-        self.free.entry(len).or_default().push(memory);
-        true
+        self.kept += bytes;
+        self.free.entry(free.len).or_default().1.push(free.memory);
+        None
     }
+
+    /// Returns the bytes that buffers and pool may hold together.
+    fn limit(&self) -> usize {
+        (self.peak + self.peak / 4).max(POOL_BYTES)
+    }
+}
+
+fn release(free: Free) {
+    // SAFETY: `allocate` made the memory with this layout, and nothing uses it any more.
+    unsafe { dealloc(free.memory.as_ptr().cast(), layout(free.len)) }
 }
 
 fn layout(len: usize) -> Layout {

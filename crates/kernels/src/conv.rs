@@ -5,7 +5,8 @@
 //! | direction | tile | reads per step |
 //! |---|---|---|
 //! | forward, data gradient ([`taps`]) | 4 output channels × 4 pixels | 4 pixels, 4 weights for 16 multiply-adds |
-//! | weight gradient ([`weight_gradient`]) | 4 output × 2 input channels × 3 taps | 4 + 6 pixels for 24 multiply-adds |
+//! | the same for one tap ([`points`]) | 4 output channels × 6 pixels | 6 pixels, 4 weights for 24 multiply-adds |
+//! | weight gradient ([`weight_gradient`]) | 4 output × 2 input channels × 3 taps, or 6 × 1 | 4 + 6 pixels for 24 multiply-adds |
 //! | the first two, sparse ([`kept_taps`]) | 1 output channel × 2 × 4 pixels | 8 pixels, 1 weight for 8 multiply-adds |
 //! | the last, sparse ([`kept_gradient`]) | 2 × 8 pixels of 1 output channel | 16 pixels for 16 multiply-adds |
 //!
@@ -25,6 +26,7 @@ mod kept_taps;
 mod pack;
 mod pattern;
 mod plan;
+mod points;
 mod rounded;
 mod strips;
 mod taps;
@@ -39,6 +41,7 @@ use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::profile::{self, Direction, section};
 use crate::simd::Level;
+use pack::Strided;
 use plan::{Part, Weights, convolve};
 use taps::{Place, Taps};
 
@@ -159,14 +162,22 @@ impl Conv {
     }
 
     /// Returns what the forward pass sums.
-    fn forward_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
+    fn forward_parts<'a>(
+        &self,
+        weight: &'a [f32],
+        pattern: Option<&'a Pattern>,
+        precision: Precision,
+    ) -> Vec<Part<'a>> {
         let _section = section(profile::Part::Around);
         let [height, width] = self.kernel;
         let (taps, place) = self.all_taps();
         let weights = match pattern {
-            None => pack::dense(precision, self.outputs, self.input.channels, height * width, |out, inp, tap| {
-                weight[(out * self.input.channels + inp) * height * width + tap]
-            }),
+            None => {
+                let [inputs, area] = [self.input.channels, height * width];
+                let taps = (0..area).collect();
+                let from = Strided { weight, outputs: self.outputs, inputs, steps: [inputs * area, area], taps };
+                pack::dense(precision, &from)
+            }
             Some(pattern) => {
                 pattern.check(self);
                 Weights::Kept(pattern.by_output(weight))
@@ -176,7 +187,12 @@ impl Conv {
     }
 
     /// Returns what the data gradient sums.
-    fn gradient_parts(&self, weight: &[f32], pattern: Option<&Pattern>, precision: Precision) -> Vec<Part> {
+    fn gradient_parts<'a>(
+        &self,
+        weight: &'a [f32],
+        pattern: Option<&'a Pattern>,
+        precision: Precision,
+    ) -> Vec<Part<'a>> {
         let _section = section(profile::Part::Around);
         let inputs = self.input.channels;
         let [height, width] = self.kernel;
@@ -185,11 +201,13 @@ impl Conv {
         }
         let parts = self.phases().map(|Phase { taps, place, rows, columns }| {
             let weights = match pattern {
-                None => pack::dense(precision, inputs, self.outputs, taps.height * taps.width, |inp, out, tap| {
-                    let (ky, kx) = (rows[tap / taps.width], columns[tap % taps.width]);
-                    weight[((out * inputs + inp) * height + ky) * width + kx]
-                }),
-                Some(pattern) => Weights::Kept(pattern.by_input(weight, &rows, &columns)),
+                None => {
+                    let area = height * width;
+                    let taps = rows.iter().flat_map(|ky| columns.iter().map(move |kx| ky * width + kx)).collect();
+                    let (outputs, inputs) = (inputs, self.outputs);
+                    pack::dense(precision, &Strided { weight, outputs, inputs, steps: [area, outputs * area], taps })
+                }
+                Some(pattern) => Weights::Kept(pattern.by_input(weight, rows, columns)),
             };
             Part { taps, place, weights }
         });

@@ -46,6 +46,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod maps;
 mod ops;
+pub mod optimizer;
 pub mod panels;
 pub mod peak;
 pub mod planes;
@@ -58,5 +59,6 @@ pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
     Activation, Gradients, Normalised, Then, Tokens, average_pool, batch_norm, batch_norm_train, concat, conv2d,
-    depthwise, gather_maps, global_average, max_pool, pad_shortcut, scale_maps, select, sparse_conv2d, sparse_linear,
+    depthwise, gather_maps, global_average, max_pool, pad_shortcut, scale_maps, select, sgd_step, sparse_conv2d,
+    sparse_linear,
 };

@@ -6,6 +6,7 @@ use crate::batch_norm::planes_per_task;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 use crate::profile::{Part, Timer};
+use crate::simd::{Kernel, Lanes, Level};
 
 /// Averages each map to one number: returns `[images, channels]`.
 pub fn global_average(maps: Maps, x: &[f32]) -> Vec<f32> {
@@ -152,20 +153,40 @@ pub fn max(maps: Maps, x: &[f32]) -> Buffer {
     let to = Maps::new([images, channels, height / 2, width / 2]);
     let mut out = Buffer::any(to.len());
     let work = out.par_chunks_mut(to.plane()).zip(x.par_chunks(maps.plane()));
+    let level = Level::current();
     work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (plane, x)| {
         to.clear_margin(plane);
-        for y in 0..to.height {
-            let rows = [0, 1].map(|row| x[maps.floats(2 * y + row)].chunks_exact(2 * LANES));
-            let [upper, lower] = rows;
-            for ((out, upper), lower) in plane[to.floats(y)].chunks_exact_mut(LANES).zip(upper).zip(lower) {
+        level.run(Largest { maps, to, x, plane });
+    });
+    out
+}
+
+/// The largest pixels of a plane.
+struct Largest<'a> {
+    maps: Maps,
+    to: Maps,
+    x: &'a [f32],
+    plane: &'a mut [f32],
+}
+
+impl Kernel for Largest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for y in 0..self.to.height {
+            let [upper, lower] = [0, 1].map(|row| self.x[self.maps.floats(2 * y + row)].chunks_exact(2 * LANES));
+            for ((out, upper), lower) in self.plane[self.to.floats(y)].chunks_exact_mut(LANES).zip(upper).zip(lower) {
                 for lane in 0..LANES {
-                    let window = [upper[lane], upper[LANES + lane], lower[lane], lower[LANES + lane]];
-                    out[lane] = window.into_iter().fold(window[0], |max, x| if x > max { x } else { max });
+                    let mut max = upper[lane];
+                    for x in [upper[LANES + lane], lower[lane], lower[LANES + lane]] {
+                        max = if x > max { x } else { max };
+                    }
+                    out[lane] = max;
                 }
             }
         }
-    });
-    out
+    }
 }
 
 /// Returns the gradient of a max-pool's input, given its input, its output and the output's gradient; of equal pixels
@@ -174,26 +195,54 @@ pub fn max_gradient(maps: Maps, x: &[f32], to: Maps, output: &[f32], gradient: &
     assert!(output.len() == to.len() && gradient.len() == to.len(), "gradient of {:?}", to.dims());
     let mut out = Buffer::any(maps.len());
     let work = out.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
+    let level = Level::current();
     work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (plane, x))| {
         let at = i * to.plane()..(i + 1) * to.plane();
         let (output, gradient) = (&output[at.clone()], &gradient[at]);
         plane.fill(0.0);
+        level.run(ToFirst { maps, to, x, output, gradient, plane });
+    });
+    out
+}
+
+/// The gradients of a plane's pixels, each to the first pixel that was the largest.
+struct ToFirst<'a> {
+    maps: Maps,
+    to: Maps,
+    x: &'a [f32],
+    output: &'a [f32],
+    gradient: &'a [f32],
+    plane: &'a mut [f32],
+}
+
+impl Kernel for ToFirst<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { maps, to, x, output, gradient, plane } = self;
         for y in 0..to.height {
-            for column in 0..to.width {
-                let small = to.floats(y).start + column * LANES;
-                let large = [0, 1].map(|row| maps.floats(2 * y + row).start + 2 * column * LANES);
+            let [upper, lower] = [0, 1].map(|row| maps.floats(2 * y + row));
+            let (above, below) = plane.split_at_mut(lower.start);
+            let planes = above[upper.clone()].chunks_exact_mut(2 * LANES).zip(below.chunks_exact_mut(2 * LANES));
+            let pixels = x[upper].chunks_exact(2 * LANES).zip(x[lower].chunks_exact(2 * LANES));
+            let of_output = output[to.floats(y)].chunks_exact(LANES).zip(gradient[to.floats(y)].chunks_exact(LANES));
+            for (((above, below), (upper, lower)), (output, gradient)) in planes.zip(pixels).zip(of_output) {
                 for lane in 0..LANES {
-                    let mut left = gradient[small + lane];
-                    for at in [large[0], large[0] + LANES, large[1], large[1] + LANES] {
-                        let largest = x[at + lane] == output[small + lane];
-                        plane[at + lane] = if largest { left } else { 0.0 };
-                        left = if largest { 0.0 } else { left };
-                    }
+                    let mut left = gradient[lane];
+                    let mut share = |x: f32| {
+                        let mine = if x == output[lane] { left } else { 0.0 };
+                        left = if x == output[lane] { 0.0 } else { left };
+                        mine
+                    };
+                    above[lane] = share(upper[lane]);
+                    above[LANES + lane] = share(upper[LANES + lane]);
+                    below[lane] = share(lower[lane]);
+                    below[LANES + lane] = share(lower[LANES + lane]);
                 }
             }
         }
-    });
-    out
+    }
 }
 
 /// Multiplies every map by its factor in `factors`, `[images, channels]`.

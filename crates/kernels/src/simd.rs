@@ -162,6 +162,12 @@ pub(crate) trait Lanes: Copy {
     /// Returns the sum of the lanes.
     fn sum(self) -> f32;
 
+    /// Returns the sums of the lanes of four vectors, each as [`Lanes::sum`] returns it.
+    #[inline(always)]
+    fn sums(four: [Self; 4]) -> [f32; 4] {
+        four.map(Self::sum)
+    }
+
     /// Asks for the cache line of `at`, which will be read or written soon; any address will do.
     fn prefetch(at: *const f32);
 
@@ -275,6 +281,32 @@ mod tests {
         let expected: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
         for level in Level::available() {
             assert_eq!(level.run(Dot(&a, &b)), expected, "{level:?}");
+        }
+    }
+
+    struct Sums<'a>(&'a [f32]);
+
+    impl Kernel for Sums<'_> {
+        type Output = Vec<[f32; 2]>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self) -> Vec<[f32; 2]> {
+            let vectors: Vec<L> = self.0.chunks_exact(L::WIDTH).map(L::read).collect();
+            let both = |four: &[L]| {
+                let together = L::sums([four[0], four[1], four[2], four[3]]);
+                [0, 1, 2, 3].map(|i| [four[i].sum(), together[i]])
+            };
+            vectors.chunks_exact(4).flat_map(both).collect()
+        }
+    }
+
+    #[test]
+    fn four_sums_are_those_of_each() {
+        // Numbers whose sum depends on the order.
+        let floats: Vec<f32> = (0..640).map(|i| ((i * 7919 % 997) as f32 - 500.0).powi(3) * 1.37e-3).collect();
+        for level in Level::available() {
+            let sums = level.run(Sums(&floats));
+            assert!(!sums.is_empty() && sums.iter().all(|[one, four]| one.to_bits() == four.to_bits()), "{level:?}");
         }
     }
 

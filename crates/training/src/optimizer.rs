@@ -8,6 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use bonsai_kernels::optimizer::Sgd;
+use bonsai_kernels::profile::{Part, section};
+use bonsai_kernels::sgd_step;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -70,8 +73,57 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// Returns the new values of a parameter; `decayed` says whether weight decay applies to it.
-    pub fn update(&mut self, name: &str, lr: f64, decayed: bool, values: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+    /// Returns the new values of a parameter; `decayed` says whether weight decay applies to it, and `mask` (1 = kept) which
+    /// weights have no gradient and become zero.
+    pub fn update(
+        &mut self,
+        name: &str,
+        lr: f64,
+        decayed: bool,
+        values: Tensor<1>,
+        gradient: Tensor<1>,
+        mask: Option<&Tensor<1>>,
+    ) -> Tensor<1> {
+        if let Some(values) = self.update_in_one_pass(name, lr, decayed, &values, &gradient, mask) {
+            return values;
+        }
+        let gradient = masked(gradient, mask);
+        let values = self.update_step_by_step(name, lr, decayed, values, gradient);
+        masked(values, mask)
+    }
+
+    /// The same for descent with momentum on our CPU kernels, which read and write each number once.
+    fn update_in_one_pass(
+        &mut self,
+        name: &str,
+        lr: f64,
+        decayed: bool,
+        values: &Tensor<1>,
+        gradient: &Tensor<1>,
+        mask: Option<&Tensor<1>>,
+    ) -> Option<Tensor<1>> {
+        let Rule::Sgd { momentum, nesterov } = self.rule else { return None };
+        if momentum == 0.0 {
+            return None;
+        }
+        let decay = if decayed { self.weight_decay } else { 0.0 };
+        let sgd = Sgd { lr: lr as f32, momentum: momentum as f32, nesterov, decay: decay as f32 };
+        let mut velocity = self.moments.remove(name).map(|moments| moments.first);
+        let values = sgd_step(sgd, values, gradient, &mut velocity, mask);
+        if let Some(first) = velocity {
+            self.moments.insert(name.to_string(), Moments { first, second: None });
+        }
+        values
+    }
+
+    fn update_step_by_step(
+        &mut self,
+        name: &str,
+        lr: f64,
+        decayed: bool,
+        values: Tensor<1>,
+        gradient: Tensor<1>,
+    ) -> Tensor<1> {
         let decay = if decayed { self.weight_decay } else { 0.0 };
         match self.rule {
             Rule::Sgd { momentum, nesterov } => {
@@ -139,6 +191,12 @@ impl Optimizer {
     }
 }
 
+fn masked(values: Tensor<1>, mask: Option<&Tensor<1>>) -> Tensor<1> {
+    let Some(mask) = mask else { return values };
+    let _section = section(Part::Masks);
+    values * mask.clone()
+}
+
 /// Scales all gradients so that their global L2 norm is at most `max_norm`, without reading it to the host.
 ///
 /// As `torch.nn.utils.clip_grad_norm_`. The norm is summed in the order of the names, so that it is the same in
@@ -159,4 +217,40 @@ fn square_sum(values: &Tensor<1>) -> Tensor<1> {
     let pieces =
         (0..length).step_by(PIECE).map(|start| squares.clone().narrow(0, start, PIECE.min(length - start)).sum());
     pieces.reduce(|a, b| a + b).expect("a parameter has at least one value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::{to_device, to_host};
+    use burn::tensor::Device;
+
+    #[test]
+    fn one_pass_computes_what_single_operations_do() {
+        let device = Device::flex();
+        let of = |seed: usize| (0..1003).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 500.0 - 1.0).collect();
+        let kept: Vec<f32> = (0..1003).map(|i| if i % 50 < 17 || i % 3 == 0 { 0.0 } else { 1.0 }).collect();
+        for (masked_out, nesterov, decay, momentum) in
+            [(true, true, 5e-4, 0.9), (true, false, 0.0, 0.5), (false, true, 0.0, 0.9), (false, false, 1e-2, 0.9)]
+        {
+            let rule = Rule::Sgd { momentum, nesterov };
+            let (mut fused, mut single) = (Optimizer::new(rule.clone(), decay), Optimizer::new(rule, decay));
+            let mask = masked_out.then(|| to_device(kept.clone(), &device));
+            let start = masked(to_device(of(0), &device), mask.as_ref());
+            let (mut a, mut b) = (start.clone(), start);
+            for step in 1..5 {
+                let gradient = to_device(of(step), &device);
+                a = fused
+                    .update_in_one_pass("w", 0.1, true, &a, &gradient, mask.as_ref())
+                    .expect("the kernels run on flex");
+                b = masked(
+                    single.update_step_by_step("w", 0.1, true, b, masked(gradient, mask.as_ref())),
+                    mask.as_ref(),
+                );
+                assert_eq!(to_host(a.clone()), to_host(b.clone()), "step {step}");
+                let velocity = |optimizer: &Optimizer| to_host(optimizer.moments["w"].first.clone());
+                assert_eq!(velocity(&fused), velocity(&single), "step {step}");
+            }
+        }
+    }
 }

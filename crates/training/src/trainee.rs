@@ -177,13 +177,14 @@ impl Trainee {
         let _section = section(Part::Optimizer);
         self.learn(clock, &mut gradients);
         self.penalise(clock, &mut gradients);
-        for (name, mask) in &self.masks {
-            let _section = section(Part::Masks);
-            if let Some(gradient) = gradients.remove(name) {
-                gradients.insert(name.clone(), gradient * mask.clone());
-            }
-        }
         if let Some(norm) = self.options.clip_norm {
+            // The norm is that of masked gradients.
+            for (name, mask) in &self.masks {
+                let _section = section(Part::Masks);
+                if let Some(gradient) = gradients.remove(name) {
+                    gradients.insert(name.clone(), gradient * mask.clone());
+                }
+            }
             clip(&mut gradients, norm);
         }
         let range = self.engine.scheduler().scale_range(clock).map(|range| (self.engine.all_scales(), range));
@@ -191,17 +192,11 @@ impl Trainee {
         optimizer.begin_step();
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
-            let values = optimizer.update(&info.name, clock.lr, options.decayed.contains(&info.name), values, gradient);
-            let values = match &range {
+            let decayed = options.decayed.contains(&info.name);
+            let values = optimizer.update(&info.name, clock.lr, decayed, values, gradient, masks.get(&info.name));
+            Some(match &range {
                 Some((scales, [least, most])) if scales.contains(&info.name) => values.clamp(*least, *most),
                 _ => values,
-            };
-            Some(match masks.get(&info.name) {
-                Some(mask) => {
-                    let _section = section(Part::Masks);
-                    values * mask.clone()
-                }
-                None => values,
             })
         });
         self.change_scales(|engine, group, scales| engine.after_step(clock, group, scales));

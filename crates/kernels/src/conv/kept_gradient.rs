@@ -33,7 +33,7 @@ pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32], pattern: &Patter
 /// Lists the kept weights by output channel.
 pub(super) fn entries(conv: &Conv, pattern: &Pattern) -> Entries {
     let _section = section(Part::Around);
-    pattern.by_output(&vec![0.0; size(conv)]).entries(conv.input)
+    pattern.places(conv.input)
 }
 
 /// Returns the sums over the blocks of a group, a list for each task.
@@ -106,15 +106,18 @@ impl Kernel for Totals<'_> {
 /// Adds the sums of the groups.
 pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) -> Buffer {
     let _section = section(Part::Around);
-    let mut total = Buffer::zeros(size(conv));
-    for sums in groups {
-        for (task, sums) in sums.iter().enumerate() {
+    let mut total = Buffer::any(size(conv));
+    let filter = size(conv) / conv.outputs;
+    total.par_chunks_mut(CHANNELS * filter).enumerate().for_each(|(task, total)| {
+        total.fill(0.0);
+        let first = task * CHANNELS * filter;
+        for sums in groups {
             let indices = (0..entries.groups).flat_map(|group| entries.indices(group, channels(conv, task)));
-            for (index, sum) in indices.zip(sums) {
-                total[*index as usize] += sum;
+            for (index, sum) in indices.zip(&sums[task]) {
+                total[*index as usize - first] += sum;
             }
         }
-    }
+    });
     total
 }
 

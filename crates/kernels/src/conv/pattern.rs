@@ -2,6 +2,9 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
 
 use super::Conv;
 use super::choice::{Choices, Kernels, Races, Sides};
@@ -9,7 +12,8 @@ use crate::maps::{LANES, Maps};
 
 /// The kept weights of a convolution, `[out, in, kernel, kernel]`.
 ///
-/// It is built once after a mask has changed; values and offsets are filled in at each step.
+/// It is built once after a mask has changed; its lists are built when a map of their size is first seen, and values are
+/// filled in at each step.
 #[derive(Debug)]
 pub struct Pattern {
     shape: [usize; 4],
@@ -17,42 +21,68 @@ pub struct Pattern {
     kept: Vec<u32>,
     /// The same, input channel after input channel.
     by_input: Vec<u32>,
+    lists: Mutex<Vec<(Key, Arc<Lists>)>>,
     races: Races,
 }
 
-/// Lists of taps, one list for each channel that is written.
-pub(super) struct Kept {
-    starts: Vec<usize>,
-    taps: Vec<Tap>,
+/// Kept weights and their values, for one list for each channel that is written.
+pub(super) struct Kept<'a> {
+    pattern: &'a Pattern,
+    weight: &'a [f32],
+    side: Side,
 }
 
-/// A weight and what it is multiplied with: a channel, and a row and a column relative to the first tap.
+/// What is summed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Side {
+    /// For each output channel, what the forward pass sums.
+    Output,
+    /// For each input channel, what the data gradient sums of these kernel rows and columns.
+    Input { rows: Vec<usize>, columns: Vec<usize> },
+}
+
+/// Which lists these are: the side, and the pixels of a plane and of a row that is read.
+type Key = (Side, usize, usize);
+
+/// Lists of kept weights by the channel that is written, cut into groups of the channels that are read.
+#[derive(Debug, Default)]
+struct Lists {
+    /// Groups of channels that are read; each has a list for each channel that is written.
+    groups: usize,
+    /// Where each list starts, group after group, and the end of the last.
+    starts: Vec<usize>,
+    /// The float that each weight is multiplied with, counted from the first tap of channel 0.
+    offsets: Vec<u32>,
+    /// The index of each weight.
+    indices: Vec<u32>,
+}
+
+/// A weight, and what it is multiplied with: a channel, and a row and a column relative to the first tap.
+#[derive(Clone, Copy)]
 struct Tap {
-    channel: usize,
-    row: usize,
-    column: usize,
-    weight: f32,
+    channel: u32,
+    row: u32,
+    column: u32,
     index: u32,
 }
 
 /// Input channels whose pixels around a tile the first cache holds.
 const GROUP: usize = 16;
+/// Entries that a task fills in at least.
+const FILLED: usize = 1 << 14;
 
-/// [`Kept`] with the places in memory, cut into groups of input channels.
+/// Lists with the values of a step.
 #[derive(Default)]
 pub(super) struct Entries {
     /// Groups of input channels; each has a list for each channel that is written.
     pub groups: usize,
-    /// Where each list starts, group after group, and the end of the last.
-    starts: Vec<usize>,
+    lists: Arc<Lists>,
     /// All lists.
     entries: Vec<Entry>,
-    /// The index of the weight of each entry.
-    indices: Vec<u32>,
 }
 
 /// A weight and the float it is multiplied with, counted from the first tap of channel 0.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Entry {
     /// The float.
     pub offset: u32,
@@ -77,7 +107,7 @@ impl Pattern {
             let [out, inp, row, column] = position(shape, *index);
             (inp, out, Reverse(row), Reverse(column))
         });
-        Pattern { shape, kept, by_input, races: Races::default() }
+        Pattern { shape, kept, by_input, lists: Mutex::default(), races: Races::default() }
     }
 
     /// Returns the same pattern, which keeps the choices that were made for `before` if it is similar.
@@ -157,66 +187,108 @@ impl Pattern {
     }
 
     /// Lists for each output channel what the forward pass sums.
-    pub(super) fn by_output(&self, weight: &[f32]) -> Kept {
-        let mut lists = Kept { starts: vec![0; self.shape[0] + 1], taps: Vec::with_capacity(self.kept.len()) };
-        for index in &self.kept {
-            let [out, inp, row, column] = position(self.shape, *index);
-            lists.push(out, Tap { channel: inp, row, column, weight: weight[*index as usize], index: *index });
-        }
-        lists.finish()
+    pub(super) fn by_output<'a>(&'a self, weight: &'a [f32]) -> Kept<'a> {
+        Kept { pattern: self, weight, side: Side::Output }
     }
 
     /// Lists for each input channel what the data gradient sums, of kernel rows `rows` and columns `columns`.
-    pub(super) fn by_input(&self, weight: &[f32], rows: &[usize], columns: &[usize]) -> Kept {
-        let mut lists = Kept { starts: vec![0; self.shape[1] + 1], taps: Vec::new() };
-        for index in &self.by_input {
-            let [out, inp, ky, kx] = position(self.shape, *index);
-            let place = |all: &[usize], k| all.iter().position(|other| *other == k);
-            if let (Some(row), Some(column)) = (place(rows, ky), place(columns, kx)) {
-                let weight = weight[*index as usize];
-                lists.push(inp, Tap { channel: out, row, column, weight, index: *index });
-            }
+    pub(super) fn by_input<'a>(&'a self, weight: &'a [f32], rows: Vec<usize>, columns: Vec<usize>) -> Kept<'a> {
+        Kept { pattern: self, weight, side: Side::Input { rows, columns } }
+    }
+
+    /// Lists for each output channel which weights have a gradient, without values.
+    pub(super) fn places(&self, from: Maps) -> Entries {
+        let lists = self.lists(&Side::Output, from);
+        lists.entries(|_| 0.0)
+    }
+
+    /// Returns the lists of a side for blocks of `from`.
+    fn lists(&self, side: &Side, from: Maps) -> Arc<Lists> {
+        let is_it = |(known, plane, row): &Key| known == side && *plane == from.pixels() && *row == from.row();
+        let mut all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lists)) = all.iter().find(|(key, _)| is_it(key)) {
+            return lists.clone();
         }
-        lists.finish()
+        let lists = Arc::new(self.listed(side, from));
+        all.push(((side.clone(), from.pixels(), from.row()), lists.clone()));
+        lists
+    }
+
+    /// Builds the lists of a side for blocks of `from`.
+    fn listed(&self, side: &Side, from: Maps) -> Lists {
+        let [outputs, inputs, ..] = self.shape;
+        let (order, written) = match side {
+            Side::Output => (&self.kept, outputs),
+            Side::Input { .. } => (&self.by_input, inputs),
+        };
+        let mut starts = vec![0; written + 1];
+        let mut taps = Vec::with_capacity(order.len());
+        for index in order {
+            let [out, inp, ky, kx] = position(self.shape, *index);
+            let (list, channel, row, column) = match side {
+                Side::Output => (out, inp, ky, kx),
+                Side::Input { rows, columns } => {
+                    let place = |all: &[usize], k| all.iter().position(|other| *other == k);
+                    match (place(rows, ky), place(columns, kx)) {
+                        (Some(row), Some(column)) => (inp, out, row, column),
+                        _ => continue,
+                    }
+                }
+            };
+            taps.push(Tap { channel: channel as u32, row: row as u32, column: column as u32, index: *index });
+            starts[list + 1] = taps.len();
+        }
+        // An empty list starts where the one before it ends.
+        for list in 1..starts.len() {
+            starts[list] = starts[list].max(starts[list - 1]);
+        }
+        grouped(&starts, &taps, from)
     }
 }
 
-impl Kept {
-    fn push(&mut self, list: usize, tap: Tap) {
-        self.taps.push(tap);
-        self.starts[list + 1] = self.taps.len();
-    }
-
-    /// Closes empty lists: each starts where the one before it ends.
-    fn finish(mut self) -> Kept {
-        for list in 1..self.starts.len() {
-            self.starts[list] = self.starts[list].max(self.starts[list - 1]);
-        }
-        self
-    }
-
-    /// Returns where the taps are in a block of `from`.
-    pub fn entries(&self, from: Maps) -> Entries {
-        // Up to two groups fit well enough undivided.
-        let group = if from.channels > 2 * GROUP { GROUP } else { from.channels.max(1) };
-        let groups = from.channels.div_ceil(group).max(1);
-        let mut all = Entries { groups, starts: vec![0], entries: Vec::new(), indices: Vec::new() };
-        let mut next = self.starts.clone();
-        for end in (1..=groups).map(|number| number * group) {
-            for (next, last) in next.iter_mut().zip(&self.starts[1..]) {
-                // Each list is ordered by the channel that it reads.
-                let length = self.taps[*next..*last].partition_point(|tap| tap.channel < end);
-                for tap in &self.taps[*next..*next + length] {
-                    let offset = tap.channel * from.plane() + (tap.row * from.row() + tap.column) * LANES;
-                    let offset = u32::try_from(offset).expect("a block has fewer than 2^32 floats");
-                    all.entries.push(Entry { offset, weight: tap.weight });
-                    all.indices.push(tap.index);
-                }
-                *next += length;
-                all.starts.push(all.entries.len());
+/// Cuts lists into groups of the channels that they read.
+fn grouped(starts: &[usize], taps: &[Tap], from: Maps) -> Lists {
+    // Up to two groups fit well enough undivided.
+    let group = if from.channels > 2 * GROUP { GROUP } else { from.channels.max(1) };
+    let groups = from.channels.div_ceil(group).max(1);
+    let mut all = Lists {
+        groups,
+        starts: vec![0],
+        offsets: Vec::with_capacity(taps.len()),
+        indices: Vec::with_capacity(taps.len()),
+    };
+    let mut next = starts.to_vec();
+    for end in (1..=groups).map(|number| number * group) {
+        for (next, last) in next.iter_mut().zip(&starts[1..]) {
+            // Each list is ordered by the channel that it reads.
+            let length = taps[*next..*last].partition_point(|tap| (tap.channel as usize) < end);
+            for tap in &taps[*next..*next + length] {
+                let pixel = tap.row as usize * from.row() + tap.column as usize;
+                let offset = tap.channel as usize * from.plane() + pixel * LANES;
+                all.offsets.push(u32::try_from(offset).expect("a block has fewer than 2^32 floats"));
+                all.indices.push(tap.index);
             }
+            *next += length;
+            all.starts.push(all.offsets.len());
         }
-        all
+    }
+    all
+}
+
+impl Lists {
+    /// Returns the entries with the value of each index.
+    fn entries(self: Arc<Lists>, value: impl Fn(u32) -> f32 + Sync) -> Entries {
+        let mut entries = vec![Entry::default(); self.offsets.len()];
+        let filled = entries.par_iter_mut().zip(&self.offsets).zip(&self.indices).with_min_len(FILLED);
+        filled.for_each(|((entry, offset), index)| *entry = Entry { offset: *offset, weight: value(*index) });
+        Entries { groups: self.groups, lists: self, entries }
+    }
+}
+
+impl Kept<'_> {
+    /// Returns where the taps are in a block of `from`, with their weights.
+    pub fn entries(&self, from: Maps) -> Entries {
+        self.pattern.lists(&self.side, from).entries(|index| self.weight[index as usize])
     }
 }
 
@@ -228,7 +300,7 @@ impl Entries {
 
     /// Counts the channels that are written.
     pub fn channels(&self) -> usize {
-        (self.starts.len() - 1) / self.groups
+        (self.lists.starts.len() - 1) / self.groups
     }
 
     /// Returns the entries of `channels` in a group of input channels.
@@ -238,12 +310,12 @@ impl Entries {
 
     /// Returns the indices of the weights of `channels` in a group of input channels.
     pub fn indices(&self, group: usize, channels: Range<usize>) -> &[u32] {
-        &self.indices[self.range(group, channels)]
+        &self.lists.indices[self.range(group, channels)]
     }
 
     fn range(&self, group: usize, channels: Range<usize>) -> Range<usize> {
         let first = group * self.channels();
-        self.starts[first + channels.start]..self.starts[first + channels.end]
+        self.lists.starts[first + channels.start]..self.lists.starts[first + channels.end]
     }
 }
 
@@ -264,9 +336,22 @@ mod tests {
         let pattern = Pattern::new([2, 2, 1, 2], mask);
         assert_eq!(pattern.kept(), 3);
         let weight: Vec<f32> = (0..8).map(|i| i as f32).collect();
-        let weights = |kept: Kept| (kept.starts.clone(), kept.taps.iter().map(|tap| tap.weight).collect::<Vec<_>>());
-        assert_eq!(weights(pattern.by_output(&weight)), (vec![0, 2, 3], vec![0.0, 3.0, 6.0]));
-        assert_eq!(weights(pattern.by_input(&weight, &[0], &[0])), (vec![0, 1, 2], vec![0.0, 6.0]));
-        assert_eq!(weights(pattern.by_input(&weight, &[0], &[1])), (vec![0, 0, 1], vec![3.0]));
+        let from = Maps::new([1, 2, 3, 3]);
+        let weights = |kept: Kept| {
+            let entries = kept.entries(from);
+            let channels = 0..entries.channels();
+            channels.map(|channel| entries.of(0, channel..channel + 1).iter().map(|e| e.weight).collect()).collect()
+        };
+        let lists: [Vec<Vec<f32>>; 3] = [
+            weights(pattern.by_output(&weight)),
+            weights(pattern.by_input(&weight, vec![0], vec![0])),
+            weights(pattern.by_input(&weight, vec![0], vec![1])),
+        ];
+        assert_eq!(lists[0], [vec![0.0, 3.0], vec![6.0]]);
+        assert_eq!(lists[1], [vec![0.0], vec![6.0]]);
+        assert_eq!(lists[2], [vec![], vec![3.0]]);
+        // A list is built once and filled in at each step.
+        assert_eq!(weights(pattern.by_output(&[9.0; 8])), [vec![9.0, 9.0], vec![9.0]]);
+        assert_eq!(pattern.lists.lock().unwrap().len(), 3);
     }
 }

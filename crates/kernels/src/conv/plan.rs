@@ -8,6 +8,7 @@ use super::Conv;
 use super::ahead::Ahead;
 use super::kept_taps;
 use super::pattern::{Entries, Kept};
+use super::points;
 use super::taps::{self, Place, TILE, Taps};
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
@@ -15,25 +16,25 @@ use crate::profile::{self, Direction, Slot, section};
 use crate::simd::Level;
 
 /// Some pixels of an output, and what they sum.
-pub(super) struct Part {
+pub(super) struct Part<'a> {
     /// The taps.
     pub taps: Taps,
     /// The pixels.
     pub place: Place,
     /// The weights.
-    pub weights: Weights,
+    pub weights: Weights<'a>,
 }
 
-pub(super) enum Weights {
+pub(super) enum Weights<'a> {
     /// All taps, in the order of [`super::pack::pack`].
-    Dense(Vec<f32>),
+    Dense(Buffer),
     /// The same with pairs of input channels in bf16, for an input of such pairs.
-    Bf16(Vec<f32>),
+    Bf16(Buffer),
     /// Those taps that a pattern keeps.
-    Kept(Kept),
+    Kept(Kept<'a>),
 }
 
-impl Weights {
+impl Weights<'_> {
     /// Returns where the kept taps are in planes of `from`.
     fn entries(&self, from: Maps) -> Entries {
         match self {
@@ -82,20 +83,20 @@ pub(super) enum Start {
 }
 
 /// Parts made ready for the blocks of an activation.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
     level: Level,
     from: Maps,
     to: Maps,
-    parts: Vec<Part>,
+    parts: Vec<Part<'a>>,
     lists: Vec<Entries>,
     /// Output channels of a task.
     channels: usize,
     slot: Slot,
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// Makes parts ready that read maps of `from` and write ones of `to`.
-    pub fn new(from: Maps, to: Maps, parts: Vec<Part>) -> Plan {
+    pub fn new(from: Maps, to: Maps, parts: Vec<Part<'a>>) -> Plan<'a> {
         let _section = section(profile::Part::Around);
         let lists = parts.iter().map(|part| part.weights.entries(from)).collect();
         // Enough tasks for all threads even with few blocks; a task is some output channels of a block.
@@ -113,7 +114,7 @@ impl Plan {
     }
 
     /// Counts the time of the kernels as that of `direction` of `conv`.
-    pub fn timed(self, conv: &Conv, direction: Direction) -> Plan {
+    pub fn timed(self, conv: &Conv, direction: Direction) -> Plan<'a> {
         let sparse = self.parts.iter().any(|part| matches!(part.weights, Weights::Kept(_)));
         Plan { slot: Slot::new(conv, direction, sparse, || self.macs()), ..self }
     }
@@ -198,25 +199,68 @@ impl Plan {
         let Plan { level, from, to, .. } = *self;
         let (Part { taps, place, weights }, entries) = (&self.parts[number], &self.lists[number]);
         let tile = from.channels * taps.height * taps.width * TILE;
+        let corner = points::corner(taps, place, from);
+        let step = taps.step;
         match weights {
             Weights::Dense(packed) => {
                 let weights = &packed[first / TILE * tile..];
-                level.run(taps::Work::<false> { from, input, to, output, taps, place, rows, weights, start, ahead });
+                match corner {
+                    Some(corner) => level.run(points::Work::<false> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        corner,
+                        step,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                    None => level.run(taps::Work::<false> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        taps,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                }
             }
             Weights::Bf16(packed) => {
                 let weights = &packed[first / TILE * tile..];
-                level.run_bf16(taps::Work::<true> {
-                    from,
-                    input,
-                    to,
-                    output,
-                    taps,
-                    place,
-                    rows,
-                    weights,
-                    start,
-                    ahead,
-                });
+                match corner {
+                    Some(corner) => level.run_bf16(points::Work::<true> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        corner,
+                        step,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                    None => level.run_bf16(taps::Work::<true> {
+                        from,
+                        input,
+                        to,
+                        output,
+                        taps,
+                        place,
+                        rows,
+                        weights,
+                        start,
+                        ahead,
+                    }),
+                }
             }
             Weights::Kept(_) => {
                 level.run(kept_taps::Work { from, input, to, output, taps, place, rows, entries, first, start, ahead });

@@ -1,9 +1,13 @@
 //! The gradient of the weights: for each pair of channels and each tap, the sum over images and pixels of input times
 //! output gradient.
 //!
-//! A tile of sums stays in registers over the whole maps of a group of blocks. Groups are cut by the size of the map
+//! Each weight has one vector of sums, which takes the pixels in order over the whole maps of a group of blocks. A task
+//! computes some filters for some input channels at a time, so that their vectors stay in the second cache, and goes through the maps a few rows
+//! at a time, so that the pixels do too; a tile of sums is in registers meanwhile. Groups are cut by the size of the map
 //! alone, and their sums are added in order, so the result does not depend on the number of threads.
 #![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -22,8 +26,12 @@ const ONE: u8 = 1;
 const TWO: u8 = 2;
 /// It reads two pixels with others between them.
 const APART: u8 = 3;
-/// Pixels that a tile of sums runs over at least, so that adding up its lanes at the end costs little.
+/// Pixels that a group of blocks has at least, so that its sums, which are kept, are few.
 const PIXELS: usize = 512;
+/// Vectors of sums of a task at a time: 384 KB of a second cache of 1 MB.
+const VECTORS: usize = 6144;
+/// Pixels of a strip, for one tap and for several.
+const STRIPS: [usize; 2] = [32, 64];
 
 pub(super) fn run<T: Operand>(conv: &Conv, input: &[T], gradient: &[T]) -> Buffer {
     let Groups { blocks, groups } = Groups::of(conv);
@@ -62,20 +70,54 @@ pub(super) fn size(conv: &Conv) -> usize {
 /// Writes the sums over the blocks of a group.
 pub(super) fn group<T: Operand>(level: Level, conv: &Conv, input: &[T], gradient: &[T], sums: &mut [f32]) {
     let (from, to) = (conv.input, conv.output());
-    let filter = from.channels * conv.kernel[0] * conv.kernel[1];
     let slot = Slot::new(conv, Direction::Weight, false, || {
         let (taps, place) = conv.all_taps();
         let pixels = taps.rows_on_map(&place, from.height) * taps.width * to.width;
         gradient.len() / to.block() * LANES * pixels * from.channels * to.channels
     });
-    sums.par_chunks_mut(TILE * filter).enumerate().for_each(|(tile, sums)| {
+    let Conv { kernel, stride, padding, .. } = *conv;
+    let groups = Groups::of(conv).groups;
+    products(level, Products { kernel, stride, padding, from, to, input, gradient }, groups, &slot, sums);
+}
+
+/// Sums over some blocks of products of the pixels of each channel of `gradient` and those that taps reach of each channel
+/// of `input`.
+#[derive(Clone, Copy)]
+pub(crate) struct Products<'a, T> {
+    /// Height and width of the rectangle of taps.
+    pub kernel: [usize; 2],
+    /// The step of the taps from one pixel of the gradient to the next.
+    pub stride: usize,
+    /// Rows and columns of taps before the first pixel of the input.
+    pub padding: usize,
+    /// The shape of the input.
+    pub from: Maps,
+    /// The shape of the gradient.
+    pub to: Maps,
+    /// The input.
+    pub input: &'a [T],
+    /// The gradient.
+    pub gradient: &'a [T],
+}
+
+/// Writes the sums `[channel of the gradient][channel of the input][taps]`; `calls` such calls run side by side.
+pub(crate) fn products<T: Operand>(level: Level, work: Products<T>, calls: usize, slot: &Slot, sums: &mut [f32]) {
+    let taps = work.kernel[0] * work.kernel[1];
+    let filter = work.from.channels * taps;
+    // Enough tasks for all threads; how they are cut changes no sum.
+    let most = if taps == 1 { 64 } else { 16 };
+    let tasks = (4 * rayon::current_num_threads()).div_ceil(calls);
+    let channels = work.to.channels.div_ceil(tasks).next_multiple_of(TILE).min(most);
+    sums.par_chunks_mut(channels * filter).enumerate().for_each(|(task, sums)| {
         let _timer = slot.time();
-        T::run(level, Work { conv, from, to, input, gradient, first: tile * TILE, sums });
+        let inputs = (VECTORS / (channels * taps)).max(1);
+        let mut vectors = Buffer::any(channels * inputs.min(work.from.channels) * taps * LANES);
+        T::run(level, Work { products: work, first: task * channels, inputs, sums, vectors: &mut vectors });
     });
 }
 
 /// What is multiplied: in an activation's layout, 16 images of a pixel side by side.
-pub(super) trait Operand: Copy + Send + Sync {
+pub(crate) trait Operand: Copy + Send + Sync {
     /// How many a lane holds.
     const PER_LANE: usize;
 
@@ -127,17 +169,35 @@ pub(super) fn total(conv: &Conv, sums: Buffer) -> Buffer {
     total
 }
 
-/// Up to four output channels of a group of blocks.
+/// Some output channels.
 struct Work<'a, T> {
-    conv: &'a Conv,
-    from: Maps,
-    to: Maps,
-    input: &'a [T],
-    gradient: &'a [T],
+    products: Products<'a, T>,
     /// The first output channel.
     first: usize,
+    /// Input channels at a time.
+    inputs: usize,
     /// The gradient of these channels' filters, `[channel][in][kernel][kernel]`.
     sums: &'a mut [f32],
+    /// Vectors of sums from one strip to the next, `[channel][in][kernel][kernel][16]`.
+    vectors: &'a mut [f32],
+}
+
+/// Some rows of some blocks.
+#[derive(Clone)]
+struct Strip {
+    blocks: Range<usize>,
+    rows: Range<usize>,
+    is_first: bool,
+    is_last: bool,
+}
+
+/// Where a tile of sums is: output channels from `o` on, input channels from `i` on, and taps from `(ky, kx)` on.
+#[derive(Clone, Copy)]
+struct At {
+    o: usize,
+    i: usize,
+    ky: usize,
+    kx: usize,
 }
 
 impl<T: Operand> Kernel for Work<'_, T> {
@@ -145,39 +205,44 @@ impl<T: Operand> Kernel for Work<'_, T> {
 
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
-        let Work { conv, from, to, .. } = self;
-        assert_eq!(self.input.len() / from.block(), self.gradient.len() / to.block());
-        assert!(conv.padding <= from.margin && from.width == conv.input.width && to == conv.output());
-        let [height, width] = conv.kernel;
-        let inputs = from.channels;
+        let Products { kernel: [height, width], padding, from, to, input, gradient, stride } = self.products;
+        let blocks = gradient.len() / to.block();
+        assert!(input.len() == blocks * from.block() && gradient.len() == blocks * to.block());
+        // Every tap of every pixel lies within its row and the margin of it.
+        assert!(padding <= from.margin && stride > 0);
+        assert!(stride * (to.width - 1) + width <= from.width + padding + from.margin);
+        let filter = from.channels * height * width;
+        let channels = self.sums.len() / filter;
+        assert!(self.sums.len() == channels * filter && self.first + channels <= to.channels);
+        assert!(self.inputs > 0);
+        let pixels = STRIPS[usize::from(height * width > 1)];
+        let strips = || {
+            let at_once = pixels / (to.width * to.height);
+            let rows = if at_once > 0 { to.height } else { (pixels / to.width).max(1) };
+            let at_once = at_once.max(1);
+            (0..blocks).step_by(at_once).flat_map(move |block| {
+                (0..to.height).step_by(rows).map(move |row| {
+                    let (blocks_end, rows_end) = ((block + at_once).min(blocks), (row + rows).min(to.height));
+                    Strip {
+                        blocks: block..blocks_end,
+                        rows: row..rows_end,
+                        is_first: block == 0 && row == 0,
+                        is_last: blocks_end == blocks && rows_end == to.height,
+                    }
+                })
+            })
+        };
         // Tiles are as large as the registers allow: 24 sums of 32 registers, 8 of 16.
         let wide = L::WIDTH == LANES;
-        for ky in 0..height {
-            let mut kx = 0;
-            while kx < width {
-                let mut i = 0;
-                if wide && kx + 3 <= width {
-                    while i + 2 <= inputs {
-                        self.tile::<L, 2, 3>(i, ky, kx);
-                        i += 2;
-                    }
-                    if i < inputs {
-                        self.tile::<L, 1, 3>(i, ky, kx);
-                    }
-                    kx += 3;
-                } else {
-                    while wide && i + 4 <= inputs {
-                        self.tile::<L, 4, 1>(i, ky, kx);
-                        i += 4;
-                    }
-                    while i + 2 <= inputs {
-                        self.tile::<L, 2, 1>(i, ky, kx);
-                        i += 2;
-                    }
-                    if i < inputs {
-                        self.tile::<L, 1, 1>(i, ky, kx);
-                    }
-                    kx += 1;
+        for first in (0..from.channels).step_by(self.inputs) {
+            let inputs = first..(first + self.inputs).min(from.channels);
+            assert!(self.vectors.len() >= channels.next_multiple_of(TILE) * inputs.len() * height * width * LANES);
+            for strip in strips() {
+                let mut kx = 0;
+                while kx < width {
+                    let three = wide && kx + 3 <= width;
+                    self.columns::<L>(&inputs, &strip, channels, kx, three);
+                    kx += if three { 3 } else { 1 };
                 }
             }
         }
@@ -185,33 +250,81 @@ impl<T: Operand> Kernel for Work<'_, T> {
 }
 
 impl<T: Operand> Work<'_, T> {
-    /// Sums over all pixels for four output channels, `I` input channels from `i` on and `K` taps from `kx` on.
+    /// Takes a strip through all tiles of column `kx` of the taps, or of `three` columns.
     #[inline(always)]
-    fn tile<L: Lanes, const I: usize, const K: usize>(&mut self, i: usize, ky: usize, kx: usize) {
-        let Work { conv, from, to, .. } = *self;
-        let [height, width] = conv.kernel;
-        let filter = from.channels * height * width;
-        let channels = self.sums.len() / filter;
-        let stride = conv.stride;
+    fn columns<L: Lanes>(&mut self, inputs: &Range<usize>, strip: &Strip, channels: usize, kx: usize, three: bool) {
+        let wide = L::WIDTH == LANES;
+        let tiles = channels.div_ceil(TILE);
+        let parts = inputs.len().div_ceil(if wide && !three { 6 } else { 2 });
+        for number in 0..tiles * parts {
+            // What a tile reads of one side stays in the first cache while the other side goes through it: with three
+            // columns the output channels, of which a pixel is read once, else the input channels, which are more.
+            let (tile, part) = if three { (number / parts, number % parts) } else { (number % tiles, number / tiles) };
+            let start = part * inputs.len() / parts;
+            let count = (part + 1) * inputs.len() / parts - start;
+            for ky in 0..self.products.kernel[0] {
+                let at = At { o: tile * TILE, i: inputs.start + start, ky, kx };
+                match (three, count) {
+                    (true, 2) => self.tile::<L, 2, 3>(inputs, strip, channels, at),
+                    (true, 1) => self.tile::<L, 1, 3>(inputs, strip, channels, at),
+                    (false, 6) if wide => self.tile::<L, 6, 1>(inputs, strip, channels, at),
+                    (false, 5) if wide => self.tile::<L, 5, 1>(inputs, strip, channels, at),
+                    (false, 4) if wide => self.tile::<L, 4, 1>(inputs, strip, channels, at),
+                    (false, 3) if wide => self.tile::<L, 3, 1>(inputs, strip, channels, at),
+                    (false, 2) => self.tile::<L, 2, 1>(inputs, strip, channels, at),
+                    (false, 1) => self.tile::<L, 1, 1>(inputs, strip, channels, at),
+                    _ => unreachable!("parts have no more channels than a tile"),
+                }
+            }
+        }
+    }
+
+    /// Takes a strip through the sums of four output channels, `I` input channels and `K` taps.
+    #[inline(always)]
+    fn tile<L: Lanes, const I: usize, const K: usize>(
+        &mut self,
+        inputs: &Range<usize>,
+        strip: &Strip,
+        channels: usize,
+        At { o: first, i, ky, kx }: At,
+    ) {
+        let Products { kernel: [height, width], stride, padding, from, to, .. } = self.products;
+        let (taps, filter) = (height * width, from.channels * height * width);
+        let channels = (channels - first).min(TILE);
         // Output rows whose tap lies on the map.
-        let start = conv.padding.saturating_sub(ky).div_ceil(stride);
-        let end = (from.height + conv.padding).saturating_sub(ky).div_ceil(stride).min(to.height);
-        let column = kx + from.margin - conv.padding;
+        let start = padding.saturating_sub(ky).div_ceil(stride).max(strip.rows.start);
+        let end = (from.height + padding).saturating_sub(ky).div_ceil(stride).min(strip.rows.end);
+        let column = kx + from.margin - padding;
         // A vector holds part of a pixel, one pixel, or two of a row.
         let numbers = L::WIDTH * T::PER_LANE;
-        let mut totals = [[[0.0f32; K]; I]; TILE];
+        let mut totals = [[[0.0f32; TILE]; K]; I];
         for image in (0..LANES).step_by(numbers) {
+            let vector = |o: usize, j: usize, k: usize| {
+                let weight = ((first + o) * inputs.len() + i - inputs.start + j) * taps + ky * width + kx + k;
+                weight * LANES + image / T::PER_LANE
+            };
             let mut sums = [[[L::splat(0.0); K]; I]; TILE];
-            for block in 0..self.input.len() / from.block() {
+            if !strip.is_first {
+                for o in 0..TILE {
+                    for j in 0..I {
+                        for k in 0..K {
+                            // SAFETY: `run` has found that there are vectors for all of a last tile and these inputs.
+                            sums[o][j][k] = unsafe { L::load(self.vectors.as_ptr().add(vector(o, j, k))) };
+                        }
+                    }
+                }
+            }
+            for block in strip.blocks.clone() {
                 for y in start..end {
-                    let row = stride * y + ky + from.margin - conv.padding;
+                    let row = stride * y + ky + from.margin - padding;
                     // SAFETY: the asserts of `run` hold, so the taps of an output row that `start..end` leaves over lie
                     // within a row of the input and its margin; input channels `i..i + I` exist by the loops of `run`.
                     // The rows together read the pixels of one row, and of each the images from `image` on.
                     unsafe {
-                        let input = self.input.as_ptr().add(block * from.block() + i * from.plane());
+                        let input = self.products.input.as_ptr().add(block * from.block() + i * from.plane());
                         let mut input = input.add((row * from.row() + column) * LANES + image);
-                        let gradient = self.gradient.as_ptr().add(block * to.block() + self.first * to.plane());
+                        let plane = block * to.block() + (self.first + first) * to.plane();
+                        let gradient = self.products.gradient.as_ptr().add(plane);
                         let mut gradient = gradient.add(to.floats(y).start + image);
                         let mut left = to.width;
                         if numbers > LANES {
@@ -228,18 +341,28 @@ impl<T: Operand> Work<'_, T> {
                     }
                 }
             }
-            for o in 0..TILE {
-                for j in 0..I {
-                    for k in 0..K {
-                        totals[o][j][k] += sums[o][j][k].sum();
+            for j in 0..I {
+                for k in 0..K {
+                    let four = [sums[0][j][k], sums[1][j][k], sums[2][j][k], sums[3][j][k]];
+                    if strip.is_last {
+                        totals[j][k].iter_mut().zip(L::sums(four)).for_each(|(total, sum)| *total += sum);
+                        continue;
+                    }
+                    for o in 0..TILE {
+                        // SAFETY: as above; the vectors are borrowed alone.
+                        unsafe { four[o].store(self.vectors.as_mut_ptr().add(vector(o, j, k))) };
                     }
                 }
             }
         }
-        for (o, totals) in totals.iter().enumerate().take(channels) {
-            for (j, totals) in totals.iter().enumerate() {
-                let at = o * filter + ((i + j) * height + ky) * width + kx;
-                self.sums[at..at + K].copy_from_slice(totals);
+        if strip.is_last {
+            for o in 0..channels {
+                let filter = &mut self.sums[(first + o) * filter..(first + o + 1) * filter];
+                for (j, totals) in totals.iter().enumerate() {
+                    for (k, totals) in totals.iter().enumerate() {
+                        filter[((i + j) * height + ky) * width + kx + k] = totals[o];
+                    }
+                }
             }
         }
     }
@@ -259,19 +382,19 @@ impl<T: Operand> Work<'_, T> {
         mut input: *const T,
         count: usize,
     ) {
-        let (stride, step) = (self.conv.stride, if PIXELS == ONE { LANES } else { 2 * LANES });
+        let (stride, step) = (self.products.stride, if PIXELS == ONE { LANES } else { 2 * LANES });
         for _ in 0..count {
             // SAFETY: the caller vouches for these pixels; an output channel that the last tile lacks is replaced by the
             // last one there is.
             unsafe {
                 let mut pixels = [L::splat(0.0); TILE];
                 for o in 0..TILE {
-                    let gradient = gradient.add(o.min(channels - 1) * self.to.plane());
+                    let gradient = gradient.add(o.min(channels - 1) * self.products.to.plane());
                     pixels[o] = if PIXELS == ONE { one(gradient) } else { L::load(gradient.cast()) };
                 }
                 for j in 0..I {
                     for k in 0..K {
-                        let input = input.add(j * self.from.plane() + k * LANES);
+                        let input = input.add(j * self.products.from.plane() + k * LANES);
                         let pixel = match PIXELS {
                             ONE => one(input),
                             TWO => L::load(input.cast()),

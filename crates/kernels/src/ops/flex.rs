@@ -120,6 +120,14 @@ impl Input {
         }
     }
 
+    /// Returns the tensor itself, which may be alone in seeing its floats.
+    pub fn into_tensor(self) -> FlexTensor {
+        match self {
+            Input::Plain(tensor) => tensor,
+            Input::Tracked(tensor) => tensor.primitive().clone(),
+        }
+    }
+
     /// Tells whether both are the same node of a graph.
     pub fn is(&self, other: &Input) -> bool {
         match (self, other) {

@@ -44,6 +44,11 @@ impl Lanes for Avx512Bf16 {
     }
 
     #[inline(always)]
+    fn sums(four: [Self; 4]) -> [f32; 4] {
+        Avx512::sums(four.map(|Avx512Bf16(lanes)| lanes))
+    }
+
+    #[inline(always)]
     fn prefetch(at: *const f32) {
         Avx512::prefetch(at);
     }

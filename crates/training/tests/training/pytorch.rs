@@ -81,7 +81,7 @@ fn twenty_optimizer_steps_follow_pytorch() {
                 optimizer.begin_step();
                 for (part, ..) in parts {
                     let gradient = gradients.remove(part).unwrap();
-                    let new = optimizer.update(part, option("lr"), true, weights[part].clone(), gradient);
+                    let new = optimizer.update(part, option("lr"), true, weights[part].clone(), gradient, None);
                     for (ours, theirs) in to_host(new.clone()).iter().zip(floats(&case[part][step as usize - 1])) {
                         assert_close(f64::from(*ours), theirs, 1e-6, &format!("{name}, step {step}, {part}"));
                     }

@@ -1,0 +1,112 @@
+//! The step of stochastic gradient descent: weight decay, momentum, the update and the mask in one pass over the memory.
+
+use rayon::prelude::*;
+
+use crate::buffer::Buffer;
+use crate::maps::LANES;
+use crate::simd::{Kernel, Lanes, Level};
+
+/// Floats of a task.
+const TASK: usize = 1 << 14;
+
+/// The constants of a step: `g ← g + decay·w`, `v ← μv + g`, `w ← w − lr·v`, or with Nesterov `w ← w − lr·(g + μv)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// The step size.
+    pub lr: f32,
+    /// The momentum μ.
+    pub momentum: f32,
+    /// Whether the gradient is looked up ahead.
+    pub nesterov: bool,
+    /// The share of the weight that is added to its gradient.
+    pub decay: f32,
+}
+
+/// What a step is taken with.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The weights.
+    pub values: &'a [f32],
+    /// Their gradients.
+    pub gradient: &'a [f32],
+    /// 1 for a weight that is kept, 0 for one whose gradient is ignored and that becomes 0.
+    pub mask: Option<&'a [f32]>,
+    /// Whether there was a step before, so that the velocity counts.
+    pub moves: bool,
+}
+
+impl Sgd {
+    /// Returns the new weights and writes the new velocity, rounding as the operations one by one do.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the lengths differ.
+    pub fn step(&self, step: Step, velocity: &mut [f32]) -> Buffer {
+        let len = step.values.len();
+        assert!(step.gradient.len() == len && velocity.len() == len, "a gradient and a velocity for each weight");
+        assert!(step.mask.is_none_or(|mask| mask.len() == len), "a flag for each weight");
+        let level = Level::current();
+        let mut new = Buffer::any(len);
+        let tasks = new[..len].par_chunks_mut(TASK).zip(velocity.par_chunks_mut(TASK)).enumerate();
+        tasks.for_each(|(task, (new, velocity))| {
+            let at = task * TASK..task * TASK + new.len();
+            let step = Step {
+                values: &step.values[at.clone()],
+                gradient: &step.gradient[at.clone()],
+                mask: step.mask.map(|mask| &mask[at]),
+                ..step
+            };
+            level.run(Work { sgd: *self, step, velocity, new });
+        });
+        new
+    }
+}
+
+/// Some weights.
+struct Work<'a> {
+    sgd: Sgd,
+    step: Step<'a>,
+    velocity: &'a mut [f32],
+    new: &'a mut [f32],
+}
+
+impl Kernel for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { sgd, step, velocity, new } = self;
+        match step.mask {
+            None => update(sgd, step.moves, (step.values, step.gradient), velocity, new),
+            Some(mask) => {
+                let chunks = new.chunks_mut(LANES).zip(velocity.chunks_mut(LANES)).zip(mask.chunks(LANES));
+                let read = step.values.chunks(LANES).zip(step.gradient.chunks(LANES));
+                for (((new, velocity), mask), (values, gradient)) in chunks.zip(read) {
+                    // Most weights of a sparse layer are zero, and so is their velocity: they are not even read.
+                    if mask.iter().fold(0, |any, kept| any | kept.to_bits()) == 0 {
+                        new.fill(0.0);
+                        if !step.moves {
+                            velocity.fill(0.0);
+                        }
+                        continue;
+                    }
+                    let mut masked = [0.0; LANES];
+                    masked.iter_mut().zip(gradient).zip(mask).for_each(|((masked, g), kept)| *masked = g * kept);
+                    update(sgd, step.moves, (values, &masked[..values.len()]), velocity, new);
+                    new.iter_mut().zip(mask).for_each(|(new, kept)| *new *= kept);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn update(sgd: Sgd, moves: bool, (values, gradient): (&[f32], &[f32]), velocity: &mut [f32], new: &mut [f32]) {
+    let Sgd { lr, momentum, nesterov, decay } = sgd;
+    for (((new, v), w), g) in new.iter_mut().zip(velocity).zip(values).zip(gradient) {
+        let g = if decay == 0.0 { *g } else { g + w * decay };
+        *v = if moves { *v * momentum + g } else { g };
+        let direction = if nesterov { g + *v * momentum } else { *v };
+        *new = w - direction * lr;
+    }
+}
