@@ -37,6 +37,8 @@ struct Tap {
 
 /// Input channels whose pixels around a tile the first cache holds.
 const GROUP: usize = 16;
+/// Taps of a list that is worth being a group's own.
+const LONG: usize = 8;
 
 /// [`Kept`] with the places in memory, cut into groups of input channels.
 #[derive(Default)]
@@ -168,7 +170,7 @@ impl Pattern {
 
     /// Lists for each input channel what the data gradient sums, of kernel rows `rows` and columns `columns`.
     pub(super) fn by_input(&self, weight: &[f32], rows: &[usize], columns: &[usize]) -> Kept {
-        let mut lists = Kept { starts: vec![0; self.shape[1] + 1], taps: Vec::new() };
+        let mut lists = Kept { starts: vec![0; self.shape[1] + 1], taps: Vec::with_capacity(self.kept.len()) };
         for index in &self.by_input {
             let [out, inp, ky, kx] = position(self.shape, *index);
             let place = |all: &[usize], k| all.iter().position(|other| *other == k);
@@ -195,10 +197,22 @@ impl Kept {
         self
     }
 
-    /// Returns where the taps are in a block of `from`.
+    /// Returns where the taps are in a block of `from`, for a kernel whose sums stay in registers.
     pub fn entries(&self, from: Maps) -> Entries {
         // Up to two groups fit well enough undivided.
-        let group = if from.channels > 2 * GROUP { GROUP } else { from.channels.max(1) };
+        self.grouped(from, if from.channels > 2 * GROUP { GROUP } else { from.channels })
+    }
+
+    /// Returns the same for a kernel whose sums, a vector for each tap, share the cache with the pixels: groups are half as
+    /// large where their lists are still long enough.
+    pub fn entries_of_sums(&self, from: Maps) -> Entries {
+        let lists = (self.starts.len() - 1) * from.channels.div_ceil(GROUP / 2);
+        self.grouped(from, if self.taps.len() >= LONG * lists { GROUP / 2 } else { GROUP })
+    }
+
+    /// Cuts the lists into groups of `group` input channels.
+    fn grouped(&self, from: Maps, group: usize) -> Entries {
+        let group = group.max(1);
         let groups = from.channels.div_ceil(group).max(1);
         let mut all = Entries { groups, starts: vec![0], entries: Vec::new(), indices: Vec::new() };
         let mut next = self.starts.clone();
@@ -249,8 +263,10 @@ impl Entries {
 
 /// Returns output channel, input channel, row and column of a weight.
 fn position([_, inputs, height, width]: [usize; 4], index: u32) -> [usize; 4] {
-    let index = index as usize;
-    [index / (inputs * height * width), index / (height * width) % inputs, index / width % height, index % width]
+    // There are fewer than 2^32 weights, and divisions of 32 bits are faster.
+    let [inputs, taps, width] = [inputs, height * width, width].map(|count| count as u32);
+    let (channel, tap) = (index / taps, index % taps);
+    [channel / inputs, channel % inputs, tap / width, tap % width].map(|count| count as usize)
 }
 
 #[cfg(test)]
