@@ -83,10 +83,14 @@ impl Kernel for Moments<'_> {
     fn run<L: Lanes>(self) {
         let Moments { maps, lanes, rows, plane, running } = self;
         if rows.start == 0 && maps.height > 0 {
-            // Any number near the mean serves: that of the first row.
-            let row = plane[maps.floats(0)].chunks_exact(LANES);
-            let count = (row.len() * lanes) as f64;
-            running.from = (row.flat_map(|pixel| &pixel[..lanes]).map(|x| *x as f64).sum::<f64>() / count) as f32;
+            // Any number near the mean serves: that of the first row. Images that are missing add nothing.
+            let row = &plane[maps.floats(0)];
+            let mut sums = [0.0f32; LANES];
+            for pixel in row.chunks_exact(LANES) {
+                sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+            }
+            let total: f64 = sums.iter().map(|sum| *sum as f64).sum();
+            running.from = (total / (maps.width * lanes) as f64) as f32;
         }
         // Copies, so that they stay in registers.
         let Running { from, mut sums, mut products } = *running;

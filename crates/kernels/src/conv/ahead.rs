@@ -20,12 +20,13 @@ pub(super) struct Ahead {
 
 /// The same lines of some planes.
 struct Lines {
+    /// The first line of the next plane.
     first: *const f32,
     plane: usize,
     lines: usize,
-    /// Lines that are left in all planes.
-    left: usize,
-    /// The next one, within its plane.
+    /// Planes that are left.
+    planes: usize,
+    /// The next line, within its plane.
     line: usize,
 }
 
@@ -37,13 +38,13 @@ impl Ahead {
 
     /// Adds rows of all channels of the block at `block`, with the margin before each.
     pub fn add(&mut self, maps: Maps, block: *const f32, rows: Range<usize>) {
-        if rows.is_empty() {
+        if rows.is_empty() || maps.is_empty() {
             return;
         }
         let start = maps.floats(rows.start).start - LANES * maps.margin;
         let lines = (maps.floats(rows.end - 1).end - start) / LANES;
-        let left = lines * maps.channels;
-        self.runs.push(Lines { first: block.wrapping_add(start), plane: maps.plane(), lines, left, line: 0 });
+        let (first, planes) = (block.wrapping_add(start), maps.channels);
+        self.runs.push(Lines { first, plane: maps.plane(), lines, planes, line: 0 });
     }
 
     /// Says how many kernels, the next one included, share what is left.
@@ -54,24 +55,30 @@ impl Ahead {
 
     /// Says how many steps the next kernel has.
     pub fn over(&mut self, steps: usize) {
-        let left: usize = self.runs.iter().map(|lines| lines.left).sum();
+        let left: usize = self.runs.iter().map(|Lines { lines, planes, line, .. }| lines * planes - line).sum();
         self.pace = left.div_ceil(self.kernels.max(1) * steps.max(1));
     }
 
     /// Asks for the next lines.
     #[inline(always)]
     pub fn step<L: Lanes>(&mut self) {
-        for _ in 0..self.pace {
+        let mut left = self.pace;
+        while left > 0 {
             let Some(lines) = self.runs.last_mut() else { return };
-            L::prefetch(lines.first.wrapping_add(lines.line * LANES));
-            lines.left -= 1;
-            lines.line += 1;
+            let count = left.min(lines.lines - lines.line);
+            let first = lines.first.wrapping_add(lines.line * LANES);
+            for line in 0..count {
+                L::prefetch(first.wrapping_add(line * LANES));
+            }
+            left -= count;
+            lines.line += count;
             if lines.line == lines.lines {
                 lines.line = 0;
                 lines.first = lines.first.wrapping_add(lines.plane);
-            }
-            if lines.left == 0 {
-                self.runs.pop();
+                lines.planes -= 1;
+                if lines.planes == 0 {
+                    self.runs.pop();
+                }
             }
         }
     }

@@ -156,6 +156,19 @@ impl Kernel for Work<'_> {
         assert_eq!(self.sums.len(), count(self.entries, self.channels.clone()));
         let tiles = (self.rows.len() * to.width).div_ceil(16);
         self.ahead.over(self.entries.groups * blocks * tiles * self.channels.len());
+        // Steps from pixel to pixel that the compiler knows cost no instructions.
+        match conv.stride {
+            1 => self.all::<L, 1>(blocks),
+            _ => self.all::<L, 0>(blocks),
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Adds all rows, for stride `S` or, where that is 0, any.
+    #[inline(always)]
+    fn all<L: Lanes, const S: usize>(&mut self, blocks: usize) {
+        let to = self.to;
         let mut first = 0;
         for group in 0..self.entries.groups {
             for block in 0..blocks {
@@ -164,32 +177,35 @@ impl Kernel for Work<'_> {
                     let left = self.rows.end - y;
                     // Pixels follow each other row by row, as in the dense kernel, so both sum in the same order.
                     y += match to.width {
-                        8 if left >= 2 && L::WIDTH == LANES => self.tile::<L, 2, 8>(first, (group, block, y, 0)).0,
-                        4 if left >= 4 && L::WIDTH == LANES => self.tile::<L, 4, 4>(first, (group, block, y, 0)).0,
-                        4 if left >= 2 => self.tile::<L, 2, 4>(first, (group, block, y, 0)).0,
-                        2 if left >= 2 => self.tile::<L, 2, 2>(first, (group, block, y, 0)).0,
-                        width => self.row::<L>(first, (group, block, y), width),
+                        8 if left >= 2 && L::WIDTH == LANES => self.tile::<L, S, 2, 8>(first, (group, block, y, 0)).0,
+                        4 if left >= 4 && L::WIDTH == LANES => self.tile::<L, S, 4, 4>(first, (group, block, y, 0)).0,
+                        4 if left >= 2 => self.tile::<L, S, 2, 4>(first, (group, block, y, 0)).0,
+                        2 if left >= 2 => self.tile::<L, S, 2, 2>(first, (group, block, y, 0)).0,
+                        width => self.row::<L, S>(first, (group, block, y), width),
                     };
                 }
             }
             first += self.entries.of(group, self.channels.clone()).len();
         }
     }
-}
 
-impl Work<'_> {
     /// Adds a row; returns 1.
     #[inline(always)]
-    fn row<L: Lanes>(&mut self, first: usize, (group, block, y): (usize, usize, usize), width: usize) -> usize {
+    fn row<L: Lanes, const S: usize>(
+        &mut self,
+        first: usize,
+        (group, block, y): (usize, usize, usize),
+        width: usize,
+    ) -> usize {
         let mut x = 0;
         while x < width {
             let at = (group, block, y, x);
             x += match width - x {
-                16.. if L::WIDTH == LANES => self.tile::<L, 1, 16>(first, at).1,
-                8.. => self.tile::<L, 1, 8>(first, at).1,
-                4.. => self.tile::<L, 1, 4>(first, at).1,
-                2.. => self.tile::<L, 1, 2>(first, at).1,
-                _ => self.tile::<L, 1, 1>(first, at).1,
+                16.. if L::WIDTH == LANES => self.tile::<L, S, 1, 16>(first, at).1,
+                8.. => self.tile::<L, S, 1, 8>(first, at).1,
+                4.. => self.tile::<L, S, 1, 4>(first, at).1,
+                2.. => self.tile::<L, S, 1, 2>(first, at).1,
+                _ => self.tile::<L, S, 1, 1>(first, at).1,
             };
         }
         1
@@ -197,14 +213,15 @@ impl Work<'_> {
 
     /// Adds `R` rows of `P` pixels to the sums of all channels' kept weights, from sum `first` on; returns `(R, P)`.
     #[inline(always)]
-    fn tile<L: Lanes, const R: usize, const P: usize>(
+    fn tile<L: Lanes, const S: usize, const R: usize, const P: usize>(
         &mut self,
         first: usize,
         (group, block, y, x): (usize, usize, usize, usize),
     ) -> (usize, usize) {
         let Work { conv, from, to, entries, .. } = *self;
         let [row, column] = [y, x].map(|at| conv.stride * at + from.margin - conv.padding);
-        let (down, right) = (conv.stride * from.row() * LANES, conv.stride * LANES);
+        let stride = if S == 0 { conv.stride } else { S };
+        let (down, right) = (stride * from.row() * LANES, stride * LANES);
         let mut rest = &mut self.sums[first..];
         for channel in self.channels.clone() {
             self.ahead.step::<L>();

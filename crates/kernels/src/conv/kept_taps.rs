@@ -1,7 +1,7 @@
 //! The sparse kernel of the forward pass and of the data gradient: as [`super::taps`], but each output channel sums its own
 //! list of taps.
 //!
-//! A tile is two rows of four pixels of one output channel. All output channels of a tile follow each other, for a group of
+//! A tile is four rows of four pixels of one output channel, or two where registers or rows are few. All output channels of a tile follow each other, for a group of
 //! input channels at a time, so that the input pixels around it stay in the first cache. Taps above and below the map are not left out; they read the margin.
 #![allow(unsafe_code)]
 
@@ -46,29 +46,46 @@ impl Kernel for Work<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         self.check();
-        let (rows, columns) = (self.rows.clone(), self.place.columns);
-        let channels = self.output.len() / self.to.plane();
-        self.ahead.over(self.entries.groups * rows.len().div_ceil(2) * columns.div_ceil(4) * channels);
-        for group in 0..self.entries.groups {
-            for y in rows.clone().step_by(2) {
-                let two = y + 2 <= rows.end;
-                let mut x = 0;
-                while x < columns {
-                    x += match (columns - x, two) {
-                        (4.., true) => self.channels::<L, 2, 4>(group, y, x),
-                        (4.., false) => self.channels::<L, 1, 4>(group, y, x),
-                        (2.., true) => self.channels::<L, 2, 2>(group, y, x),
-                        (2.., false) => self.channels::<L, 1, 2>(group, y, x),
-                        (_, true) => self.channels::<L, 2, 1>(group, y, x),
-                        (_, false) => self.channels::<L, 1, 1>(group, y, x),
-                    };
-                }
-            }
+        // Steps from pixel to pixel that the compiler knows cost no instructions.
+        match (self.taps.step, self.place.step) {
+            (1, 1) => self.all::<L, 1>(),
+            _ => self.all::<L, 0>(),
         }
     }
 }
 
 impl Work<'_> {
+    /// Writes all rows; the steps through input and output are `S` or, where that is 0, any.
+    #[inline(always)]
+    fn all<L: Lanes, const S: usize>(&mut self) {
+        let (rows, columns) = (self.rows.clone(), self.place.columns);
+        let channels = self.output.len() / self.to.plane();
+        // Sixteen sums need as many registers, and more.
+        let tall = L::WIDTH == LANES && S == 1 && columns.is_multiple_of(4);
+        let height = |left: usize| if tall && left >= 4 { 4 } else { left.min(2) };
+        let tiles = if tall { rows.len() / 4 + (rows.len() % 4).div_ceil(2) } else { rows.len().div_ceil(2) };
+        self.ahead.over(self.entries.groups * tiles * columns.div_ceil(4) * channels);
+        for group in 0..self.entries.groups {
+            let mut y = rows.start;
+            while y < rows.end {
+                let height = height(rows.end - y);
+                let mut x = 0;
+                while x < columns {
+                    x += match (columns - x, height) {
+                        (_, 4) => self.channels::<L, S, 4, 4>(group, y, x),
+                        (4.., 2) => self.channels::<L, S, 2, 4>(group, y, x),
+                        (4.., _) => self.channels::<L, S, 1, 4>(group, y, x),
+                        (2.., 2) => self.channels::<L, S, 2, 2>(group, y, x),
+                        (2.., _) => self.channels::<L, S, 1, 2>(group, y, x),
+                        (_, 2) => self.channels::<L, S, 2, 1>(group, y, x),
+                        (_, _) => self.channels::<L, S, 1, 1>(group, y, x),
+                    };
+                }
+                y += height;
+            }
+        }
+    }
+
     /// Makes sure that no pointer of [`Work::channels`] leaves its slice.
     fn check(&self) {
         let Work { from, to, taps, place, rows, entries, .. } = self;
@@ -84,13 +101,19 @@ impl Work<'_> {
 
     /// Writes, or after the first group adds to, `R` rows of `P` pixels of all output channels; returns `P`.
     #[inline(always)]
-    fn channels<L: Lanes, const R: usize, const P: usize>(&mut self, group: usize, y: usize, x: usize) -> usize {
+    fn channels<L: Lanes, const S: usize, const R: usize, const P: usize>(
+        &mut self,
+        group: usize,
+        y: usize,
+        x: usize,
+    ) -> usize {
         let Work { from, to, taps, place, entries, .. } = *self;
         let row = taps.top + (taps.step * y + from.margin) as isize;
         let column = taps.left + (taps.step * x + from.margin) as isize;
         let start = (row * from.row() as isize + column) * LANES as isize;
         let pixel = (place.row + place.step * y + to.margin) * to.row() + place.column + place.step * x + to.margin;
-        let (down, right) = (taps.step * from.row() * LANES, taps.step * LANES);
+        let (step, over) = if S == 0 { (taps.step, place.step) } else { (S, S) };
+        let (down, right) = (step * from.row() * LANES, step * LANES);
         let adds = group > 0 || self.start == Start::Output;
         for channel in 0..self.output.len() / to.plane() {
             self.ahead.step::<L>();
@@ -109,7 +132,7 @@ impl Work<'_> {
                     if adds {
                         for r in 0..R {
                             for p in 0..P {
-                                sums[r][p] = L::load(output.add(place.step * (r * to.row() + p) * LANES));
+                                sums[r][p] = L::load(output.add(over * (r * to.row() + p) * LANES));
                             }
                         }
                     }
@@ -125,7 +148,7 @@ impl Work<'_> {
                     }
                     for r in 0..R {
                         for p in 0..P {
-                            sums[r][p].store(output.add(place.step * (r * to.row() + p) * LANES));
+                            sums[r][p].store(output.add(over * (r * to.row() + p) * LANES));
                         }
                     }
                 }

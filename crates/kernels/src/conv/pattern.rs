@@ -37,6 +37,8 @@ pub(super) struct Kept<'a> {
 enum Side {
     /// For each output channel, what the forward pass sums.
     Output,
+    /// The same, for which the weight gradient keeps sums.
+    Sums,
     /// For each input channel, what the data gradient sums of these kernel rows and columns.
     Input { rows: Vec<usize>, columns: Vec<usize> },
 }
@@ -70,6 +72,8 @@ struct Tap {
 const GROUP: usize = 16;
 /// Entries that a task fills in at least.
 const FILLED: usize = 1 << 14;
+/// Taps of a list that is worth being a group's own.
+const LONG: usize = 8;
 
 /// Lists with the values of a step.
 #[derive(Default)]
@@ -198,7 +202,7 @@ impl Pattern {
 
     /// Lists for each output channel which weights have a gradient, without values.
     pub(super) fn places(&self, from: Maps) -> Entries {
-        let lists = self.lists(&Side::Output, from);
+        let lists = self.lists(&Side::Sums, from);
         lists.entries(|_| 0.0)
     }
 
@@ -218,7 +222,7 @@ impl Pattern {
     fn listed(&self, side: &Side, from: Maps) -> Lists {
         let [outputs, inputs, ..] = self.shape;
         let (order, written) = match side {
-            Side::Output => (&self.kept, outputs),
+            Side::Output | Side::Sums => (&self.kept, outputs),
             Side::Input { .. } => (&self.by_input, inputs),
         };
         let mut starts = vec![0; written + 1];
@@ -226,7 +230,7 @@ impl Pattern {
         for index in order {
             let [out, inp, ky, kx] = position(self.shape, *index);
             let (list, channel, row, column) = match side {
-                Side::Output => (out, inp, ky, kx),
+                Side::Output | Side::Sums => (out, inp, ky, kx),
                 Side::Input { rows, columns } => {
                     let place = |all: &[usize], k| all.iter().position(|other| *other == k);
                     match (place(rows, ky), place(columns, kx)) {
@@ -242,14 +246,21 @@ impl Pattern {
         for list in 1..starts.len() {
             starts[list] = starts[list].max(starts[list - 1]);
         }
-        grouped(&starts, &taps, from)
+        let group = match side {
+            // The sums, a vector for each tap, share the cache with the pixels: groups are half as large where their lists
+            // are still long enough.
+            Side::Sums if taps.len() >= LONG * written * from.channels.div_ceil(GROUP / 2) => GROUP / 2,
+            Side::Sums => GROUP,
+            // Up to two groups fit well enough undivided.
+            _ if from.channels > 2 * GROUP => GROUP,
+            _ => from.channels.max(1),
+        };
+        grouped(&starts, &taps, from, group)
     }
 }
 
-/// Cuts lists into groups of the channels that they read.
-fn grouped(starts: &[usize], taps: &[Tap], from: Maps) -> Lists {
-    // Up to two groups fit well enough undivided.
-    let group = if from.channels > 2 * GROUP { GROUP } else { from.channels.max(1) };
+/// Cuts lists into groups of `group` channels that they read.
+fn grouped(starts: &[usize], taps: &[Tap], from: Maps, group: usize) -> Lists {
     let groups = from.channels.div_ceil(group).max(1);
     let mut all = Lists {
         groups,
@@ -321,8 +332,10 @@ impl Entries {
 
 /// Returns output channel, input channel, row and column of a weight.
 fn position([_, inputs, height, width]: [usize; 4], index: u32) -> [usize; 4] {
-    let index = index as usize;
-    [index / (inputs * height * width), index / (height * width) % inputs, index / width % height, index % width]
+    // There are fewer than 2^32 weights, and divisions of 32 bits are faster.
+    let [inputs, taps, width] = [inputs, height * width, width].map(|count| count as u32);
+    let (channel, tap) = (index / taps, index % taps);
+    [channel / inputs, channel % inputs, tap / width, tap % width].map(|count| count as usize)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::simd::Level;
 
 /// Blocks whose rows together are smaller than this many bytes go through undivided.
 const SMALL: usize = 384 * 1024;
-/// Rows of a strip; sparse kernels take two at once.
+/// Rows of a strip; sparse kernels take four at once.
 const ROWS: usize = 4;
 
 /// Tells whether a backward pass in `groups` tasks is worth doing by rows, without threads that share a task.
