@@ -109,6 +109,7 @@ fn play(view: View, seconds: f64, stop: &Arc<AtomicBool>) -> bool {
                 nonzero: (weights as f64 * (1.0 - sparsity)) as u64,
                 macs: (40_551_040.0 * (1.0 - sparsity)) as u64,
                 parameters: 0,
+                training_macs: 0,
                 seconds: epoch_started.elapsed().as_secs_f64(),
                 images_per_second: progress.images_per_second,
                 test_accuracy: None,
