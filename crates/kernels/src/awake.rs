@@ -57,7 +57,7 @@ mod tests {
                 let sum = |_| {
                     let _awake = awake(&device);
                     let _twice = awake(&device);
-                    (0..1000u64).into_par_iter().with_max_len(7).sum()
+                    (0..1000u32).into_par_iter().with_max_len(7).map(u64::from).sum()
                 };
                 (0..20).map(sum).collect()
             });
