@@ -35,6 +35,7 @@
 #![allow(clippy::result_large_err, clippy::large_enum_variant)]
 
 pub mod attention;
+mod awake;
 pub mod batch_norm;
 mod bf16;
 pub mod buffer;
@@ -54,6 +55,7 @@ pub mod pooling;
 pub mod profile;
 pub mod simd;
 
+pub use awake::{Awake, awake};
 pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
-use bonsai_kernels::Choices;
 use bonsai_kernels::profile::{Part, section, timed};
+use bonsai_kernels::{Choices, awake};
 use bonsai_models::{Architecture, Network, Precision, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;
@@ -136,6 +136,7 @@ impl Trainee {
     ///
     /// The gradients of removed weights are true only if `dense`; else they may be zero, which is faster.
     pub fn gradients(&self, batch: &Batch, dense: bool, meter: &mut Meter) -> Gradients {
+        let _awake = awake(&self.device);
         let sparsity = if dense { self.sparsity.with_all_gradients() } else { self.sparsity.clone() };
         let sparsity = sparsity.with_precision(self.options.precision);
         let records = batch.labels.len();
@@ -174,6 +175,7 @@ impl Trainee {
 
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
     pub fn step(&mut self, mut gradients: Gradients, clock: &Clock) {
+        let _awake = awake(&self.device);
         let _section = section(Part::Optimizer);
         self.learn(clock, &mut gradients);
         self.penalise(clock, &mut gradients);
