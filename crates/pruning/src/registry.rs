@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(refused("name = 'dense'\nfloor = 'x'"), "`floor` of the scheduler is \"x\", but must be a number");
         assert_eq!(
             refused("name = 'static'\nsparsty = 0.5"),
-            "scheduler `static`: unknown field `sparsty`, expected `sparsity` or `allocation`"
+            "scheduler `static`: unknown field `sparsty`, expected one of `sparsity`, `allocation`, `given`"
         );
         assert_eq!(refused("name = 'static'"), "scheduler `static`: missing field `sparsity`");
         assert_eq!(

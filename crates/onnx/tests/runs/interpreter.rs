@@ -94,7 +94,7 @@ pub fn run(graph: &Reading, images: Array) -> Array {
         if constant.wholes(2) == [FLOAT] {
             arrays.insert(constant.text(8), Array::new(&extents(&constant.wholes(1)), floats(&constant)));
         } else {
-            integers.insert(constant.text(8), whole(&constant));
+            integers.insert(constant.text(8), (extents(&constant.wholes(1)), whole(&constant)));
         }
     }
     for constant in graph.messages(15) {
@@ -125,10 +125,14 @@ fn whole(tensor: &Reading) -> Vec<i64> {
     bytes.map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-fn compute(node: &Reading, arrays: &HashMap<String, Array>, integers: &HashMap<String, Vec<i64>>) -> Array {
+fn compute(
+    node: &Reading,
+    arrays: &HashMap<String, Array>,
+    integers: &HashMap<String, (Vec<usize>, Vec<i64>)>,
+) -> Array {
     let (inputs, attributes) = (node.texts(1), node.messages(5));
     let x = |input: usize| &arrays[&inputs[input]];
-    let list = |input: usize| &integers[&inputs[input]][..];
+    let list = |input: usize| &integers[&inputs[input]].1[..];
     let attribute = |name: &str| attributes.iter().find(|attribute| attribute.text(1) == name).unwrap();
     let int = |name: &str| attribute(name).wholes(3)[0];
     let ints = |name: &str| extents(&attribute(name).wholes(8));
@@ -232,11 +236,32 @@ fn compute(node: &Reading, arrays: &HashMap<String, Array>, integers: &HashMap<S
         "Gather" => {
             let axis = int("axis") as usize;
             let mut shape = x(0).shape.clone();
-            shape.remove(axis);
+            // A scalar index takes the axis away.
+            let scalar = integers[&inputs[1]].0.is_empty();
+            match scalar {
+                true => drop(shape.remove(axis)),
+                false => shape[axis] = list(1).len(),
+            }
             gathered(&shape, |place| {
                 let mut from = place.to_vec();
-                from.insert(axis, list(1)[0] as usize);
+                match scalar {
+                    true => from.insert(axis, list(1)[0] as usize),
+                    false => from[axis] = list(1)[place[axis]] as usize,
+                }
                 x(0).broadcast(&from)
+            })
+        }
+        "Concat" => {
+            let (axis, first) = (int("axis") as usize, x(0).shape[int("axis") as usize]);
+            let mut shape = x(0).shape.clone();
+            shape[axis] += x(1).shape[axis];
+            gathered(&shape, |place| {
+                if place[axis] < first {
+                    return x(0).broadcast(place);
+                }
+                let mut from = place.to_vec();
+                from[axis] -= first;
+                x(1).broadcast(&from)
             })
         }
         other => panic!("no operator {other}"),
