@@ -21,7 +21,10 @@ pub struct About {
 }
 
 /// What happens to the masks at one iteration: weights are restored, then pruned, then replaced.
+///
+/// Made by one of its functions, such as [`prune`](Event::prune), and those that change it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Event {
     /// Brings every removed weight back, as zero, before anything else happens.
     pub restore: bool,
@@ -41,6 +44,7 @@ pub struct Event {
 
 /// How many units of the channel groups go; those with the lowest scores do.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Cut {
     /// The same share of every group, until an image costs no more than this share of the full network's
     /// multiply-accumulates.
@@ -98,6 +102,26 @@ impl Event {
     /// Removes whole channels.
     pub fn cut(cut: Cut) -> Self {
         Self { cut: Some(cut), ..Self::default() }
+    }
+
+    /// Also replaces a share of each layer's kept weights by others, after the pruning.
+    pub fn and_replace(self, share: f64) -> Self {
+        Self { replace: Some(share), ..self }
+    }
+
+    /// Asks for the gradients of removed weights too.
+    pub fn with_dense_gradients(self) -> Self {
+        Self { dense_gradients: true, ..self }
+    }
+
+    /// Lets a weight that one replacement drops and grows again keep its value and its moments.
+    pub fn keeping_regrown(self) -> Self {
+        Self { keep_regrown: true, ..self }
+    }
+
+    /// Leaves out the optimizer step of the event's iteration.
+    pub fn skipping_step(self) -> Self {
+        Self { skips_step: true, ..self }
     }
 
     /// Says whether something goes for good.

@@ -271,7 +271,7 @@ fn check_granet_step(key: &str, step: &Value, toy: &Map<String, Value>, report: 
         engine
     };
     // Without a rate the official code's pruning did nothing, as past the end of its schedule.
-    let prune = Event { sparsity: step.get("curr_prune_rate").and_then(Value::as_f64), ..Event::default() };
+    let prune = step.get("curr_prune_rate").and_then(Value::as_f64).map_or(Event::default(), Event::prune);
     if let (Some(rate), Some(k)) = (prune.sparsity, step.get("num_params_to_keep_int")) {
         let total: usize = sizes.iter().sum();
         assert_eq!((total as f64 * (1.0 - rate)) as u64, whole(k), "{key}");
@@ -286,7 +286,7 @@ fn check_granet_step(key: &str, step: &Value, toy: &Map<String, Value>, report: 
     }
     if step.get("mask_after_regen").is_some() {
         let share = step.get("prune_rate").unwrap_or(&toy["settings"]["prune_rate"]);
-        let event = Event { replace: Some(number(share)), keep_regrown: true, ..prune };
+        let event = prune.and_replace(number(share)).keeping_regrown();
         let mut regrown = engine();
         change = regrown.apply(&clock(4), &event, &weights, Some(&gradients));
         for (l, expected) in per_layer("mask_after_regen").iter().enumerate() {

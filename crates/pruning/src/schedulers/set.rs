@@ -89,7 +89,7 @@ impl Scheduler for Set {
     fn due(&self, clock: &Clock) -> Option<Event> {
         let t = clock.iteration;
         let due = t > 0 && t < self.end && t.is_multiple_of(self.config.every);
-        due.then(|| Event { keep_regrown: true, ..Event::replace(self.config.drop) })
+        due.then(|| Event::replace(self.config.drop).keeping_regrown())
     }
 
     fn grow_score(&mut self, layer: &Layer, random: &mut Random) -> Vec<f32> {
