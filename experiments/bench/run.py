@@ -98,6 +98,8 @@ def arguments():
     parser.add_argument("--venv", type=pathlib.Path, default=cache() / "torch", metavar="PATH",
                         help="virtual environment with PyTorch, made if absent (5 GB); by default %(default)s")
     parser.add_argument("--no-torch", action="store_true", help="measure ours alone")
+    parser.add_argument("--no-flex", dest="flex", action="store_false",
+                        help="leave burn's own operations out, which take seconds a step on large networks")
     parser.add_argument("--resume", action="store_true",
                         help="leave out networks and threads whose rows of this processor and revision are there")
     args = parser.parse_args()
@@ -159,7 +161,8 @@ def configurations(args, bonsai, torch, bf16, network, threads):
     if bf16:
         mine[1:1] = [ours("bonsai bf16", share, "--set", "precision=bf16") for share in args.bf16]
     others = [theirs(setting) for setting in args.settings if torch]
-    others.append(ours("burn flex", 0, environment={"BONSAI_KERNELS": "burn"}, **few))
+    if args.flex:
+        others.append(ours("burn flex", 0, environment={"BONSAI_KERNELS": "burn"}, **few))
     pairs = itertools.zip_longest(mine, others)
     return [configuration for pair in pairs for configuration in pair if configuration]
 
