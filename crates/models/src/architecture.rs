@@ -267,6 +267,19 @@ impl Architecture {
         }
     }
 
+    /// Returns the channel groups of the full network that `kept` speaks of: streams that lose channels everywhere at once,
+    /// or layers that select theirs.
+    ///
+    /// # Errors
+    ///
+    /// A sentence where the coupling cannot be derived.
+    pub fn full_channels(&self) -> Result<Channels, String> {
+        let graph = self.full().graph()?;
+        let coupled = Channels::derive(&graph)?;
+        let known = |name: &String| coupled.groups.iter().any(|group| group.name == *name);
+        if self.kept.keys().all(known) { Ok(coupled) } else { Channels::derive_selected(&graph) }
+    }
+
     /// Checks what is left of each group against the full network.
     fn check_kept(&self) -> Result<(), String> {
         if self.kept.is_empty() {

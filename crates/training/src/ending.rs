@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use bonsai_models::{Architecture, Network};
-use bonsai_pruning::channels::{Channels, Group};
+use bonsai_pruning::channels::Group;
 use bonsai_pruning::{Engine, Removes};
 use serde::Serialize;
 use tracing::warn;
@@ -30,8 +30,7 @@ const PAPER_PROTOCOL: &str = "trained on the training split; best_epoch is chose
 
 /// Says in one line how many units each channel group has left; empty where no channels were removed.
 fn shape(architecture: &Architecture, engine: &Engine) -> String {
-    let full = architecture.full().graph().and_then(|graph| Channels::derive(&graph));
-    let full = full.map_or_else(|_| Vec::new(), |channels| channels.groups);
+    let full = architecture.full_channels().map_or_else(|_| Vec::new(), |channels| channels.groups);
     // Units that are masked are still part of the architecture; a network that began smaller has no groups.
     let masked: BTreeMap<&str, usize> =
         engine.groups().map(|(group, kept)| (group.name.as_str(), kept.kept())).collect();
@@ -86,8 +85,11 @@ impl Run<'_> {
             best_valid_accuracy: self.at.best.map(|best| best.accuracy),
             best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
             target_sparsity: match engine.scheduler().removes() {
-                Removes::Weights => Some(engine.scheduler().target()),
-                Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => None,
+                // A narrow network that is trained from scratch removes no weights.
+                Removes::Weights if self.parts.trainee.architecture().kept.is_empty() => {
+                    Some(engine.scheduler().target())
+                }
+                Removes::Weights | Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => None,
             },
             target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),

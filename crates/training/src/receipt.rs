@@ -7,9 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bonsai_kernels::Kernels;
-use bonsai_pruning::channels::Channels;
 use bonsai_pruning::clock::Clock;
-use bonsai_pruning::graph::LayerSpec;
 use bonsai_pruning::layer_mask;
 use bonsai_pruning::mask::Mask;
 use burn::module::Module;
@@ -99,7 +97,6 @@ fn rows(experiment: &Experiment, network: Snapshot, device: &Device, repeats: us
 /// Builds the dense network, the masked one, and the one that the run has ended with where that is another.
 fn forms(experiment: &Experiment, network: &Snapshot, device: &Device) -> Result<Vec<Form>> {
     let Snapshot { header, masks, .. } = network;
-    let full = header.architecture.full();
     let build = |kept| trainee(&experiment.on_shape(kept), experiment.records(), device);
     let bytes = |trainee: &Trainee| -> Result<u64> {
         let mut header = header.clone();
@@ -116,21 +113,19 @@ fn forms(experiment: &Experiment, network: &Snapshot, device: &Device) -> Result
     let kept = &header.architecture.kept;
     if removed || !kept.is_empty() {
         let mut masked = build(Default::default())?;
-        let graph = full.graph().map_err(anyhow::Error::msg)?;
-        let mask: Box<dyn Fn(&LayerSpec) -> Result<Mask>> = match kept.is_empty() {
-            true => Box::new(|layer| given_mask(layer, masks)),
-            false => {
-                let channels = Channels::derive(&graph).map_err(anyhow::Error::msg)?;
-                let units = |units: usize, name: &str| match kept.get(name) {
-                    Some(kept) => Mask::from_bools((0..units).map(|unit| kept.binary_search(&unit).is_ok()).collect()),
-                    None => Mask::dense(units),
-                };
-                let units: Vec<Mask> = channels.groups.iter().map(|group| units(group.units, &group.name)).collect();
-                let places = channels.places(&units);
-                Box::new(move |layer| Ok(layer_mask(layer, &places)))
-            }
+        let layers = masked.engine.layers().iter();
+        let flags: Vec<Mask> = if kept.is_empty() {
+            layers.map(|layer| given_mask(layer, masks)).collect::<Result<_>>()?
+        } else {
+            let channels = header.architecture.full_channels().map_err(anyhow::Error::msg)?;
+            let units = |units: usize, name: &str| match kept.get(name) {
+                Some(kept) => Mask::from_bools((0..units).map(|unit| kept.binary_search(&unit).is_ok()).collect()),
+                None => Mask::dense(units),
+            };
+            let units: Vec<Mask> = channels.groups.iter().map(|group| units(group.units, &group.name)).collect();
+            let places = channels.places(&units);
+            layers.map(|layer| layer_mask(layer, &places)).collect()
         };
-        let flags = masked.engine.layers().iter().map(mask).collect::<Result<Vec<Mask>>>()?;
         masked.set_masks(flags)?;
         masked.use_dense_kernels();
         forms.push(form("masked", masked)?);
