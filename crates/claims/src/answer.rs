@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use crate::claims::{Cell, Claims, Recipe, Row, Selection, Target};
 use crate::identity::Identity;
 use crate::runs::{Finished, Runs, UNKNOWN};
-use crate::statistics::Sample;
 use crate::verdict::{Claim, SEEDS, Verdict, judge};
+use bonsai_report::statistics::Sample;
 
 /// The data set that is built in; its accuracies say nothing about any other.
 const EMBEDDED: &str = "shapes10";

@@ -15,7 +15,6 @@ pub mod readme;
 mod runs;
 mod sentence;
 mod sheet;
-pub mod statistics;
 pub mod sweep;
 pub mod verdict;
 

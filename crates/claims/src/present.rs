@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::answer::{Answer, Ours};
 use crate::claims::{Cell, Claims, trimmed};
 use crate::sheet::Sheet;
-use crate::statistics::Sample;
 use crate::verdict::{MARGIN, SEEDS, Verdict, WIDEST};
+use bonsai_report::statistics::Sample;
 
 /// Every cell of a table of claims beside what we found.
 pub fn sheet(claims: &Claims, answers: &[Answer]) -> Sheet {

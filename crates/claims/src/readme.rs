@@ -7,7 +7,7 @@ use toml::Value;
 use crate::identity::Identity;
 use crate::runs::{Finished, Runs};
 use crate::sheet::Sheet;
-use crate::statistics::Sample;
+use bonsai_report::statistics::Sample;
 
 /// Replaces what stands between `<!-- generated: NAME -->` and the next `<!-- end -->`.
 ///
@@ -65,7 +65,7 @@ pub fn results(runs: &Runs) -> Sheet {
                 None => format!("{:.2}", sample.mean),
             }),
             sample
-                .and_then(|sample| Some((sample.mean, sample.half_width()?)))
+                .and_then(|sample| Some((sample.mean, sample.half?)))
                 .map_or_else(String::new, |(mean, half)| format!("{:.2} to {:.2}", mean - half, mean + half)),
             below(&group, runs),
             format!("{:.4}", 100.0 * summary.sparsity),
@@ -101,7 +101,7 @@ fn below(group: &[&Finished], runs: &Runs) -> String {
     let distances: Vec<f64> = pairs.collect();
     match Sample::of(&distances) {
         None => String::new(),
-        Some(Sample { n, mean, std: Some(std) }) => format!("{mean:.2} ± {std:.2} ({n})"),
+        Some(Sample { n, mean, std: Some(std), .. }) => format!("{mean:.2} ± {std:.2} ({n})"),
         Some(Sample { mean, .. }) => format!("{mean:.2} (1)"),
     }
 }

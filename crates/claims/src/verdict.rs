@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use crate::statistics::Sample;
+use bonsai_report::statistics::Sample;
 
 /// Seeds below which no verdict is given.
 pub const SEEDS: usize = 3;
@@ -76,7 +76,7 @@ pub fn judge(claim: Option<Claim>, ours: Option<Sample>, mut reasons: Vec<String
     if claim.is_none() {
         reasons.push("the paper's figure is not known".to_string());
     }
-    let half = ours.as_ref().and_then(Sample::half_width);
+    let half = ours.as_ref().and_then(|sample| sample.half);
     match (&ours, half) {
         (Some(sample), _) if sample.n < SEEDS => {
             reasons.push(format!("{} of {SEEDS} seeds", sample.n));

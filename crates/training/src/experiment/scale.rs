@@ -20,8 +20,10 @@ impl Experiment {
         for milestone in &mut scaled.lr.milestones {
             *milestone *= ratio;
         }
-        for key in ["start_epoch", "end_epoch"] {
-            scale(&mut scaled.scheduler, key, |value| value * ratio);
+        // Whoever wrote the scheduler: keys that end so are counted in epochs.
+        let epochs: Vec<String> = scaled.scheduler.keys().filter(|key| is_epochs(key)).cloned().collect();
+        for key in epochs {
+            scale(&mut scaled.scheduler, &key, |value| value * ratio);
         }
         scaled.keep_events_of(self)
     }
@@ -64,6 +66,11 @@ impl Experiment {
     }
 }
 
+/// Says whether a key of a scheduler is counted in epochs.
+fn is_epochs(key: &str) -> bool {
+    key.ends_with("epoch") || key.ends_with("epochs")
+}
+
 /// Changes a number of `table` if it is there; whole results stay whole.
 fn scale(table: &mut Table, key: &str, change: impl Fn(f64) -> f64) {
     let Some(value) = table.get_mut(key) else { return };
@@ -71,4 +78,19 @@ fn scale(table: &mut Table, key: &str, change: impl Fn(f64) -> f64) {
     // Rounded, because 80 · 3/160 should read 1.5.
     let new = (change(old) * 1e9).round() / 1e9;
     *value = if new.fract() == 0.0 && value.is_integer() { Value::Integer(new as i64) } else { Value::Float(new) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_scheduler_counts_in_epochs_or_iterations_keeps_its_proportion() {
+        let text = include_str!("../../../../experiments/cifar10-resnet20-gmp-short.toml");
+        let mut experiment = Experiment::from_toml(text, "x").unwrap();
+        experiment.scheduler.insert("phase_epochs".to_string(), Value::from(2.0));
+        let half = experiment.with_epochs(5).scheduler;
+        assert_eq!((half["phase_epochs"].as_float(), half["end_epoch"].as_float()), (Some(1.0), Some(2.5)));
+        assert_eq!((half["every"].as_integer(), half["sparsity"].as_float()), (Some(50), Some(0.9)));
+    }
 }
