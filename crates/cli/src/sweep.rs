@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bonsai_claims::statistics::Sample;
 use bonsai_claims::sweep::{Base, Point, Sweep};
 use bonsai_claims::{Finished, Identity, Recipe, Runs};
+use bonsai_report::statistics::Sample;
 use bonsai_training::run_folder::{RunPaths, write_atomic};
 use clap::ValueEnum;
 
