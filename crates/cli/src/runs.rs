@@ -195,6 +195,11 @@ pub fn summarised(summary: &Summary) -> String {
         let _ =
             writeln!(text, "training    {} MACs, {} of dense training", count(summary.training_macs), percent(share));
     }
+    if let (Some(first), Some(last)) = (summary.first_epoch_seconds, summary.last_epoch_seconds)
+        && summary.epochs > 1
+    {
+        let _ = writeln!(text, "epoch time  {first:.1} s the first, {last:.1} s the last ({:.2})", last / first);
+    }
     if let Some(baseline) = &summary.baseline {
         let _ = writeln!(text, "baseline    {baseline}");
     }

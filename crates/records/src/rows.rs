@@ -232,6 +232,12 @@ pub struct Summary {
     pub wall_seconds: f64,
     /// Training images per second of training time.
     pub images_per_second: f64,
+    /// Seconds of the first epoch, its validation included; absent in a run of no epochs.
+    #[serde(default)]
+    pub first_epoch_seconds: Option<f64>,
+    /// The same of the last epoch, when the network is as small as it gets.
+    #[serde(default)]
+    pub last_epoch_seconds: Option<f64>,
     /// The most memory that the process held, in bytes; absent where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
     /// How often the run was interrupted and resumed.

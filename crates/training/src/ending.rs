@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::evaluate;
 use crate::experiment::Protocol;
 use crate::hardware::{self, Hardware};
-use crate::records::{Summary, read_summary};
+use crate::records::{Summary, read_metrics, read_summary};
 use crate::run::Run;
 use crate::snapshot::{self, SnapshotHeader};
 use crate::trainee::load_network;
@@ -61,6 +61,7 @@ impl Run<'_> {
         let best_tested = if best_is_last { tested.first() } else { tested.get(1) };
         self.write_snapshot(&self.folder.model())?;
         let total = self.parts.weights;
+        let epochs = read_metrics(&self.folder.metrics())?;
         let summary = Summary {
             experiment: setup.asked.clone(),
             run: setup.experiment.name.clone(),
@@ -107,6 +108,8 @@ impl Run<'_> {
                 .then(|| self.at.training_macs as f64 / (3.0 * engine.dense_macs() as f64 * self.at.trained.0 as f64)),
             wall_seconds: self.wall_seconds(),
             images_per_second: self.at.trained.0 as f64 / self.at.trained.1,
+            first_epoch_seconds: epochs.first().map(|row| row.seconds),
+            last_epoch_seconds: epochs.last().map(|row| row.seconds),
             peak_memory_bytes: self.at.peak_memory.max(hardware::peak_memory()),
             resumes: self.at.resumes,
             git_revision: hardware::git_revision(),

@@ -125,6 +125,8 @@ fn the_papers_protocol_adds_a_column_and_changes_nothing_else() {
     assert_eq!(tested[2], other.final_test_accuracy);
     let best = other.best_epoch.unwrap() as usize;
     assert_eq!(Some(tested[best]), other.best_test_accuracy);
+    let seconds = |at: usize| Some(rows(&paper)[at].seconds);
+    assert_eq!((other.first_epoch_seconds, other.last_epoch_seconds), (seconds(0), seconds(2)));
     for (mut row, expected) in rows(&paper).into_iter().zip(rows(&honest)) {
         row.test_accuracy = None;
         (row.seconds, row.images_per_second) = (expected.seconds, expected.images_per_second);
