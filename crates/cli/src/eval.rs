@@ -18,6 +18,7 @@ Examples:
   bonsai eval shapes10-resnet20-granet/seed-0
   bonsai eval /mnt/runs/first
   bonsai eval model.safetensors --data-dir /mnt/datasets
+  bonsai eval shapes10-resnet20-granet/seed-0 --recalibrate 20
 
 The file alone is enough: architecture, data set and masks are stored in it.";
 
@@ -37,6 +38,9 @@ pub struct Args {
     /// Use the first N test records only
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, u64::MAX))]
     limit_test: Option<u64>,
+    /// Recompute the statistics of batch normalisation over N batches of 250 training images first; weights stay as they are
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1, 100_000))]
+    recalibrate: Option<u64>,
     /// Threads of the CPU kernels; all cores if absent
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
@@ -57,7 +61,8 @@ pub fn run(args: Args) -> Result<String> {
     }
     let device = device::choose(args.device)?;
     let limit = args.limit_test.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let found = evaluate_snapshot(&path, &source, &device.device, limit, workers(args.threads))?;
+    let recalibrate = args.recalibrate.map(|batches| usize::try_from(batches).unwrap_or(usize::MAX));
+    let found = evaluate_snapshot(&path, &source, &device.device, limit, recalibrate, workers(args.threads))?;
     ensure!(
         found.loss.is_finite(),
         "the loss of {} on the test split is not finite: the network cannot be used",

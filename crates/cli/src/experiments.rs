@@ -81,7 +81,7 @@ impl Selection {
         if Sweep::is_one(&text) {
             return Err(user(format!("{name}.toml is a sweep: start it with `bonsai sweep {}`", path.display())));
         }
-        self.changes.apply(Experiment::with_overrides(&text, &name, set).map_err(user)?)
+        self.changes.apply(Experiment::with_overrides(&text, &name, set).map_err(|why| self.changes.refused(&why))?)
     }
 }
 
@@ -104,7 +104,16 @@ impl Changes {
     /// A user's mistake: something in a change is wrong.
     pub fn of(&self, experiment: &Experiment) -> Result<Experiment> {
         let text = experiment.to_toml();
-        self.apply(Experiment::with_overrides(&text, &experiment.name, &self.assignments()).map_err(user)?)
+        let changed = Experiment::with_overrides(&text, &experiment.name, &self.assignments());
+        self.apply(changed.map_err(|why| self.refused(&why))?)
+    }
+
+    /// Names the flag that stands for a key which the method lacks.
+    fn refused(&self, why: &str) -> anyhow::Error {
+        match self.macs {
+            Some(macs) if why.contains("has no key `macs`") => user(format!("--macs {macs}: {why}")),
+            _ => user(why),
+        }
     }
 
     fn apply(&self, mut experiment: Experiment) -> Result<Experiment> {

@@ -5,6 +5,7 @@
 //! the user can mend it by calling differently ([`error::UserError`]), 1 if something failed, 130 after a signal.
 
 pub mod bench;
+pub mod beside;
 pub mod compare;
 pub mod data;
 pub mod dataset;

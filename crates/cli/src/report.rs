@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bonsai_report::baseline::{Dense, dense_of};
 use bonsai_report::entry::{Entry, Extras, entries};
 use bonsai_report::receipt::Receipt;
 use bonsai_report::run::Run;
-use bonsai_report::{figures, model, page, tensorboard};
+use bonsai_report::{figures, model, page, png, tensorboard};
 use bonsai_training::experiment::Experiment;
 use bonsai_training::run_folder::{RunPaths, write_atomic};
 use bonsai_training::trainee::network_tensors;
 
 use crate::plan::planned;
-use crate::runs;
 use crate::table::counted;
+use crate::{beside, runs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +38,7 @@ pub struct Args {
     /// The page to write; report.html unless figures or event files alone are asked for
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
-    /// Write every figure as an SVG file into this folder
+    /// Write every figure into this folder, as SVG and as PNG
     #[arg(long, value_name = "DIR")]
     figures: Option<PathBuf>,
     /// Write event files for TensorBoard into this folder
@@ -64,8 +65,10 @@ pub fn run(args: Args) -> Result<String> {
     }
     let read = folders.iter().map(|folder| Ok((Run::read(folder)?, Extras::default())));
     let mut entries = entries(read.collect::<Result<_>>()?);
+    let dense = beside::dense_runs(&args.folder, &folders);
     for entry in &mut entries {
         entry.extras = extras(entry);
+        entry.extras.dense = dense_of(&entry.run, &dense).and_then(Dense::of);
         for note in &entry.extras.notes {
             eprintln!("warning: {}: {note}", entry.run.folder.display());
         }
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> Result<String> {
         make(folder)?;
         for figure in &drawn {
             write_atomic(&folder.join(format!("{}.svg", figure.id)), figure.picture.file().as_bytes())?;
+            write_atomic(&folder.join(format!("{}.png", figure.id)), &png::png(&figure.picture)?)?;
         }
         let _ = writeln!(text, "{}: {}", folder.display(), counted(drawn.len() as u64, "figure"));
     }

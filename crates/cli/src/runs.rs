@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bonsai_pruning::select;
+use bonsai_report::baseline::{Dense, dense_of};
+use bonsai_report::run::Run;
 use bonsai_training::experiment::nearest;
 use bonsai_training::records::{self, Summary};
 use bonsai_training::run_folder::RunPaths;
 use clap::Subcommand;
 
+use crate::beside;
 use crate::error::user;
 use crate::table::{Table, count, counted, percent};
 
@@ -70,31 +73,37 @@ fn list(folder: &Path) -> Result<String> {
             folder.display()
         ));
     }
-    let mut table = Table::new(&["<run", "epochs", "sparsity", "validation", "test", "<state"]);
+    let mut table = Table::new(&["<run", "epochs", "sparsity", "validation", "test", "under dense", "<state"]);
+    let dense = beside::dense_runs(folder, &[]);
     for path in &runs {
         let paths = RunPaths::new(path);
         let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
         // A damaged run must not hide the others.
-        table.row(line(&paths).map_or_else(
+        table.row(line(&paths, &dense).map_or_else(
             |error| {
-                let cells = [name.as_str(), "", "", "", ""].map(String::from);
+                let cells = [name.as_str(), "", "", "", "", ""].map(String::from);
                 cells.into_iter().chain([format!("damaged: {error}")]).collect()
             },
             |cells| std::iter::once(name.clone()).chain(cells).collect(),
         ));
     }
-    Ok(table.render())
+    let note = "Under dense: points of test accuracy below the dense run of the same recipe, of the same seed where there is one.";
+    Ok(format!("{}\n{note}\n", table.render()))
 }
 
 /// The cells of a run after its name.
-fn line(paths: &RunPaths) -> Result<[String; 5]> {
+fn line(paths: &RunPaths, dense: &[Run]) -> Result<[String; 6]> {
     if paths.summary().is_file() {
         let summary = records::read_summary(&paths.summary())?;
+        let run = Run::outline(paths.path())?;
+        let under = dense_of(&run, dense).and_then(Dense::of).filter(|_| !run.is_dense());
+        let points = under.and_then(|dense| dense.above(&run)).map(|points| format!("{points:.2}"));
         return Ok([
             summary.epochs.to_string(),
             percent(summary.sparsity),
             percent(summary.final_valid_accuracy),
             percent(summary.final_test_accuracy),
+            points.unwrap_or_else(|| if run.is_dense() { String::new() } else { "-".to_string() }),
             "finished".to_string(),
         ]);
     }
@@ -104,6 +113,7 @@ fn line(paths: &RunPaths) -> Result<[String; 5]> {
         rows.len().to_string(),
         last.map_or_else(String::new, |row| percent(row.sparsity)),
         last.map_or_else(String::new, |row| percent(row.valid_accuracy)),
+        String::new(),
         String::new(),
         "not finished".to_string(),
     ])
@@ -158,7 +168,8 @@ fn show(run: &str, folder: &Path) -> Result<String> {
         let _ = write!(text, "\n{}", table.render());
     }
     if finished {
-        let _ = write!(text, "\n{}", summarised(&records::read_summary(&paths.summary())?));
+        let summary = summarised(&records::read_summary(&paths.summary())?);
+        let _ = write!(text, "\n{summary}{}", beside::line(paths.path(), folder));
     } else {
         text += "\nnot finished; `bonsai train EXPERIMENT --resume` goes on\n";
     }
@@ -287,7 +298,7 @@ pub fn named(run: &str, folder: &Path) -> Result<PathBuf> {
 }
 
 /// Lists the run folders at any depth below `folder`, sorted.
-fn find(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     if folder.is_dir() {
         collect(folder, &mut found)?;

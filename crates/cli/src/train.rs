@@ -18,7 +18,7 @@ use crate::device::{self, Choice};
 use crate::error::{self, user};
 use crate::experiments::{Changes, Selection, whole};
 use crate::table::counted;
-use crate::{Output, logging, receipt, runs};
+use crate::{Output, beside, logging, receipt, runs};
 
 /// The exit code of a process that Ctrl-C, SIGTERM or SIGHUP ended.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -142,7 +142,8 @@ pub fn run(args: Args) -> Result<Output> {
         Outcome::Finished(summary) => {
             tracing::info!("finished");
             let receipt = if args.no_receipt { String::new() } else { receipt::of_finished(&folder, &device.device) };
-            let text = format!("\n{}run folder  {}\n{receipt}", runs::summarised(&summary), folder.display());
+            let dense = beside::line(&folder, Path::new(runs::FOLDER));
+            let text = format!("\n{}{dense}run folder  {}\n{receipt}", runs::summarised(&summary), folder.display());
             Ok(Output { text, code: 0 })
         }
         Outcome::Interrupted { iteration } => {

@@ -1,4 +1,4 @@
-//! Where a training step's time goes: counters that kernels add to while [`record`] runs.
+//! Where a training step's time goes: counters that kernels add to while [`record`] runs or a [`Recording`] lasts.
 //!
 //! Two things are counted. A kernel adds the time of its thread, task by task; nothing else runs within such a task. A
 //! [`section`] of the thread that trains adds its own time on all threads, less what was counted meanwhile, since the
@@ -10,10 +10,13 @@
 mod timed;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
+
 use crate::conv::Conv;
+use crate::ops::is_ours;
 pub use timed::timed;
 
 /// A part of a training step.
@@ -247,33 +250,69 @@ struct Tally {
     macs: [AtomicU64; 3],
 }
 
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Runs `work` and tells where the time of its threads, those of rayon's current pool, went.
 ///
 /// What other threads of the process do meanwhile is counted too.
 pub fn record<T>(work: impl FnOnce() -> T) -> (T, Profile) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    PARTS.iter().for_each(|part| part.store(0, Relaxed));
-    tallies().clear();
-    let off = Off;
-    ON.store(true, Relaxed);
-    let began = Instant::now();
+    let recording = Recording::begin(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
     let result = work();
-    let wall = began.elapsed();
-    drop(off);
-    let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
-    let tallies = tallies();
-    let convolutions = tallies.iter().map(|(shape, tally)| Convolutions {
-        shape: *shape,
-        calls: tally.calls.load(Relaxed),
-        directions: [0, 1, 2].map(|d| Work { time: time(&tally.nanoseconds[d]), macs: tally.macs[d].load(Relaxed) }),
-    });
-    let parts = PARTS.each_ref().map(time);
-    let threads = rayon::current_num_threads();
-    (result, Profile { wall, threads, parts, convolutions: convolutions.collect() })
+    (result, recording.finish())
+}
+
+/// Whether the kernels of this device count their time: those of this crate do.
+pub fn counts(device: &Device) -> bool {
+    is_ours(device)
+}
+
+/// A recording under way, for work that begins and ends in different functions; dropped, it tells nothing.
+#[must_use = "a recording that is dropped tells nothing"]
+#[derive(Debug)]
+pub struct Recording {
+    began: Instant,
+    off: Off,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Recording {
+    /// Begins to record; `None` while another recording goes on.
+    pub fn try_start() -> Option<Recording> {
+        let alone = match ONE_AT_A_TIME.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Recording::begin(alone))
+    }
+
+    fn begin(alone: MutexGuard<'static, ()>) -> Recording {
+        PARTS.iter().for_each(|part| part.store(0, Relaxed));
+        tallies().clear();
+        ON.store(true, Relaxed);
+        Recording { began: Instant::now(), off: Off, _alone: alone }
+    }
+
+    /// Ends the recording and tells where the time since its beginning went.
+    pub fn finish(self) -> Profile {
+        let wall = self.began.elapsed();
+        drop(self.off);
+        let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
+        let tallies = tallies();
+        let convolutions = tallies.iter().map(|(shape, tally)| Convolutions {
+            shape: *shape,
+            calls: tally.calls.load(Relaxed),
+            directions: [0, 1, 2]
+                .map(|d| Work { time: time(&tally.nanoseconds[d]), macs: tally.macs[d].load(Relaxed) }),
+        });
+        let parts = PARTS.each_ref().map(time);
+        let threads = rayon::current_num_threads();
+        Profile { wall, threads, parts, convolutions: convolutions.collect() }
+    }
 }
 
 /// Ends the recording, also where the work panics.
+#[derive(Debug)]
 struct Off;
 
 impl Drop for Off {

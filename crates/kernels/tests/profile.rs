@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use bonsai_kernels::profile::{Direction, Part, Profile, record, section, timed};
+use bonsai_kernels::profile::{Direction, Part, Profile, Recording, record, section, timed};
 use bonsai_kernels::{
     Activation, Gradients, Pattern, Precision, Then, batch_norm_train, conv2d, global_average, sparse_conv2d,
 };
@@ -107,6 +107,16 @@ fn a_recording_counts_every_part_once() {
     let alone = slow(x.clone());
     let floats = |tensor: Tensor<2>| tensor.into_data().try_to_vec::<f32>().unwrap();
     assert_eq!(floats(gradient), floats(x.grad(&alone.backward()).unwrap()));
+
+    // A recording may end in another function; meanwhile there is no other, and one that is dropped leaves nothing behind.
+    let recording = Recording::try_start().unwrap();
+    assert!(Recording::try_start().is_none());
+    drop(recording);
+    step();
+    let recording = Recording::try_start().unwrap();
+    step();
+    let once = recording.finish();
+    assert_eq!((once.convolutions[0].directions[0].macs, once.convolutions[0].calls), (stem, 1));
 
     // Twice the same work is twice as much, and nothing is counted where nobody records.
     step();

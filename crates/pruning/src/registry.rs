@@ -100,6 +100,25 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// Returns the names of the schedulers that have a key of their own of this name.
+///
+/// # Example
+///
+/// ```
+/// assert_eq!(bonsai_pruning::registry::with_key("drop"), ["rigl", "set"]);
+/// ```
+pub fn with_key(key: &str) -> Vec<&'static str> {
+    // Any value will do: a key that a method does not know is refused before its value is looked at.
+    let table = Table::from_iter([(key.to_string(), Value::from(0.5))]);
+    let horizon = Horizon { iterations_per_epoch: 1, epochs: 1 };
+    let refused = format!("unknown field `{key}`");
+    let knows = |name: &str| {
+        let build = built_in(name).or_else(|| added(name));
+        build.is_some_and(|build| build(table.clone(), horizon).err().is_none_or(|error| !error.contains(&refused)))
+    };
+    names().into_iter().filter(|name| knows(name)).collect()
+}
+
 /// Returns the names of the schedulers of this crate.
 pub fn built_in_names() -> Vec<&'static str> {
     SCHEDULERS.iter().map(|(name, _)| *name).collect()

@@ -6,7 +6,9 @@
 mod paths;
 mod read;
 mod rows;
+mod steps;
 
 pub use paths::{Growing, RunPaths};
-pub use read::{EventLine, read_config, read_events, read_layers, read_metrics, read_summary};
+pub use read::{EventLine, read_config, read_events, read_layers, read_metrics, read_steps, read_summary};
 pub use rows::*;
+pub use steps::StepRow;

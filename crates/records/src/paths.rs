@@ -40,6 +40,11 @@ impl RunPaths {
         self.root.join(Growing::Events.name())
     }
 
+    /// A few rows an epoch, where the time of a step went: `steps.csv`.
+    pub fn steps(&self) -> PathBuf {
+        self.root.join(Growing::Steps.name())
+    }
+
     /// The result of a finished run: `summary.toml`.
     pub fn summary(&self) -> PathBuf {
         self.root.join("summary.toml")
@@ -82,11 +87,13 @@ pub enum Growing {
     Layers,
     /// `events.jsonl`.
     Events,
+    /// `steps.csv`.
+    Steps,
 }
 
 impl Growing {
     /// All of them.
-    pub const ALL: [Growing; 3] = [Growing::Metrics, Growing::Layers, Growing::Events];
+    pub const ALL: [Growing; 4] = [Growing::Metrics, Growing::Layers, Growing::Events, Growing::Steps];
 
     /// Name of the file in the run folder.
     pub fn name(self) -> &'static str {
@@ -94,6 +101,7 @@ impl Growing {
             Growing::Metrics => "metrics.csv",
             Growing::Layers => "layers.csv",
             Growing::Events => "events.jsonl",
+            Growing::Steps => "steps.csv",
         }
     }
 }

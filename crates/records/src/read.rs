@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::rows::{EpochRow, EventRow, KernelsRow, LayerRow, Summary};
+use crate::steps::StepRow;
 
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +76,22 @@ pub fn read_layers(path: &Path) -> Result<Vec<LayerRow>> {
         before = row.epoch;
         ensure!(row.kept <= row.weights, "{} weights of {} are kept, but it has {}", row.kept, row.name, row.weights);
         shares(&[("sparsity", row.sparsity)])
+    })
+}
+
+/// Reads `steps.csv`; a last line that is still being written is left out.
+///
+/// # Errors
+/// A damaged row gives a sentence that names the file and the line.
+pub fn read_steps(path: &Path) -> Result<Vec<StepRow>> {
+    let mut before = 0;
+    csv_of(path, |row: &StepRow| {
+        ensure!(before < row.iteration, "iteration {} comes twice or too late", row.iteration);
+        before = row.iteration;
+        for time in row.parts().into_iter().chain([row.milliseconds]) {
+            ensure!(time.is_finite() && time >= 0.0, "{time} is no time in milliseconds");
+        }
+        Ok(())
     })
 }
 
@@ -244,6 +261,24 @@ mod tests {
         file(&folder, "layers.csv", String::from_utf8(text).unwrap().replace(",4,3,", ",3,4,"));
         let said = sentence(read_layers(&path));
         assert!(said.contains("layers.csv is damaged: line 2: 4 weights of a, \"b\" are kept"), "{said}");
+    }
+
+    #[test]
+    fn steps_come_back_and_a_time_below_zero_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = |iteration| StepRow { iteration, milliseconds: 2.5, data: 0.5, other: 2.0, ..StepRow::default() };
+        let text = csv_rows(&[row(3), row(7)], true).unwrap();
+        let path = file(&folder, "steps.csv", &text);
+        assert_eq!(read_steps(&path).unwrap(), [row(3), row(7)]);
+        file(&folder, "steps.csv", &text[..text.len() - 3]);
+        assert_eq!(read_steps(&path).unwrap(), [row(3)]);
+        let damaged = |from: &str, to: &str| {
+            file(&folder, "steps.csv", String::from_utf8(text.clone()).unwrap().replacen(from, to, 1));
+            sentence(read_steps(&path))
+        };
+        assert!(damaged("0,7,", "0,3,").ends_with("line 3: iteration 3 comes twice or too late"));
+        assert!(damaged("2.5,", "-2.5,").ends_with("line 2: -2.5 is no time in milliseconds"));
+        assert!(damaged("2.5,", "NaN,").ends_with("line 2: NaN is no time in milliseconds"));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use toml::Value;
-
+use crate::baseline::Dense;
 use crate::format::tail;
 use crate::model::Model;
 use crate::receipt::Receipt;
@@ -24,6 +23,8 @@ pub struct Extras {
     pub model: Model,
     /// What it costs on a machine, where that was measured.
     pub receipt: Receipt,
+    /// The dense run of the same recipe, where it lies beside the runs of the report and is none of them.
+    pub dense: Option<Dense>,
     /// What could not be found out, in sentences.
     pub notes: Vec<String>,
 }
@@ -76,28 +77,12 @@ impl Entry {
 
     /// Whether the scheduler prunes nothing.
     pub fn is_dense(&self) -> bool {
-        match (self.run.setting("scheduler.name").and_then(Value::as_str), &self.run.summary) {
-            (Some(name), _) => name == "dense",
-            (None, Some(summary)) => self.run.target_sparsity() == Some(0.0) && summary.target_macs.is_none(),
-            (None, None) => false,
-        }
+        self.run.is_dense()
     }
 
     /// Says why the accuracy does not count; `None` where it does.
     pub fn objection(&self) -> Option<String> {
-        let Some(summary) = &self.run.summary else { return Some("not finished".to_string()) };
-        if let Some(target) = summary.target_macs {
-            let share = summary.macs as f64 / summary.dense_macs as f64;
-            return (share > target + 1e-9)
-                .then(|| format!("{:.2} % of the MACs are left, not {:.2} %", 100.0 * share, 100.0 * target));
-        }
-        let target = self.run.target_sparsity()?;
-        let wanted = (1.0 - target) * summary.prunable as f64;
-        // The exact count is rounded to a whole weight.
-        let missed = (summary.kept as f64 - wanted).abs();
-        (missed > 1.0).then(|| {
-            format!("{} weights stay where {:.0} were asked for ({:.2} %)", summary.kept, wanted, 100.0 * target)
-        })
+        self.run.objection()
     }
 }
 

@@ -3,6 +3,7 @@
 mod cost;
 pub mod layers;
 mod learning;
+mod steps;
 mod time;
 
 use crate::chart::Picture;

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::baseline::{Dense, dense_of};
 use crate::compare::{Compared, Metric, Side, compare, left_out, written};
 use crate::entry::{Entry, relative};
 use crate::figures::{Section, layers, sections};
 use crate::format::{count, duration, percent, short};
 use crate::receipt::Receipt;
 use crate::run::Run;
-use crate::settings::{same_recipe, side_by_side};
+use crate::settings::side_by_side;
 use crate::theme;
 
 /// Writes the page; `path` is where it will lie, from where links to the runs lead.
@@ -99,22 +100,21 @@ fn shared(entries: &[Entry], fact: impl Fn(&Run) -> Option<String>) -> Option<St
     facts.all(|other| other == first).then_some(first)
 }
 
-/// The dense run that this one is measured against: the same recipe, and the same seed where there is one.
-fn baseline<'a>(entry: &Entry, entries: &'a [Entry]) -> Option<&'a Entry> {
-    let alike = |other: &&Entry| {
-        let (Some(a), Some(b)) = (&entry.run.summary, &other.run.summary) else { return false };
-        let configured = !entry.run.config.is_empty() && !other.run.config.is_empty();
-        other.is_dense()
-            && (a.data == b.data && a.epochs == b.epochs && a.parameters == b.parameters)
-            && (!configured || same_recipe(&entry.run.config, &other.run.config))
-    };
-    let dense: Vec<&Entry> = entries.iter().filter(alike).collect();
-    dense.iter().find(|other| other.run.seed() == entry.run.seed()).or(dense.first()).copied()
+/// The dense run that this one is measured against: one of the report, or one that lies beside its runs.
+fn baseline(entry: &Entry, entries: &[Entry]) -> Option<Dense> {
+    let own = dense_of(&entry.run, entries.iter().map(|entry| &entry.run)).and_then(Dense::of);
+    let same_seed = |dense: &Dense| dense.seed == entry.run.seed();
+    // A dense run of the same seed beside the report is nearer than one of another seed in it.
+    let beside = entry.extras.dense.clone();
+    match (own, beside) {
+        (Some(own), Some(beside)) if !same_seed(&own) && same_seed(&beside) => Some(beside),
+        (own, beside) => own.or(beside),
+    }
 }
 
 /// One row a run.
 fn runs(entries: &[Entry]) -> Markup {
-    let pruned = entries.iter().any(|entry| !entry.is_dense() && baseline(entry, entries).is_some());
+    let pruned = entries.iter().any(|entry| !entry.is_dense());
     html! {
         div.scroll #runs {
             table {
@@ -129,7 +129,10 @@ fn runs(entries: &[Entry]) -> Markup {
         }
         p.muted {
             "Test: the network as training left it. Best: the epoch that was best on the validation split among those at the target. "
-            @if pruned { "Under dense: percentage points below the dense run of the same recipe and, where there is one, the same seed." }
+            @if pruned {
+                "Under dense: percentage points below the dense run of the same recipe and, where there is one, the same seed; "
+                "a dash where no such run lies beside these, or the accuracy does not count."
+            }
         }
     }
 }
@@ -160,9 +163,9 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
             td { (duration(entry.run.epochs.iter().map(|row| row.seconds).sum())) }
         } };
     };
-    let under = baseline(entry, entries).filter(|_| !entry.is_dense() && objection.is_none()).and_then(|dense| {
-        let points = 100.0 * (dense.run.summary.as_ref()?.final_test_accuracy - summary.final_test_accuracy);
-        let other = if dense.run.seed() == entry.run.seed() { "" } else { " (other seed)" };
+    let under = baseline(entry, entries).filter(|_| !entry.is_dense()).and_then(|dense| {
+        let points = dense.above(&entry.run)?;
+        let other = if dense.seed == entry.run.seed() { "" } else { " (other seed)" };
         Some(format!("{points:.2}{other}"))
     });
     let parameters = if summary.kept_parameters > 0 {
@@ -385,8 +388,16 @@ fn files(entries: &[Entry], page: &Path) -> Markup {
                 .map(|file| file.file_name().to_string_lossy().into_owned());
             let known = |name: &String| {
                 name.ends_with(".onnx")
-                    || ["model.safetensors", "receipt.csv", "config.toml", "metrics.csv", "layers.csv", "events.jsonl"]
-                        .contains(&name.as_str())
+                    || [
+                        "model.safetensors",
+                        "receipt.csv",
+                        "config.toml",
+                        "metrics.csv",
+                        "layers.csv",
+                        "events.jsonl",
+                        "steps.csv",
+                    ]
+                    .contains(&name.as_str())
             };
             let mut names: Vec<String> = names.filter(known).collect();
             names.sort();

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use bonsai_records::{
-    EpochRow, EventLine, EventRow, KernelsRow, LayerRow, RunPaths, Summary, read_config, read_events, read_layers,
-    read_metrics, read_summary,
+    EpochRow, EventLine, EventRow, KernelsRow, LayerRow, RunPaths, StepRow, Summary, read_config, read_events,
+    read_layers, read_metrics, read_steps, read_summary,
 };
 use toml::{Table, Value};
 
@@ -26,6 +26,8 @@ pub struct Run {
     pub events: Vec<EventRow>,
     /// Which kernels were found faster, after each change of the masks.
     pub kernels: Vec<KernelsRow>,
+    /// Where the time of a few steps of each epoch went.
+    pub steps: Vec<StepRow>,
     /// What came out; absent until the run has finished.
     pub summary: Option<Summary>,
 }
@@ -58,13 +60,54 @@ impl Run {
             layers: present(paths.layers(), read_layers)?,
             events,
             kernels,
+            steps: present(paths.steps(), read_steps)?,
             summary: present(paths.summary(), |path| read_summary(path).map(Some))?,
+        })
+    }
+
+    /// Reads of a run what it was and what came out, without its rows.
+    ///
+    /// # Errors
+    /// A configuration or a summary that is damaged.
+    pub fn outline(folder: &Path) -> Result<Self> {
+        let paths = RunPaths::new(folder);
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            config: present(paths.config(), read_config)?,
+            summary: present(paths.summary(), |path| read_summary(path).map(Some))?,
+            ..Self::default()
         })
     }
 
     /// Whether it trained to its end.
     pub fn is_finished(&self) -> bool {
         self.summary.is_some()
+    }
+
+    /// Whether its scheduler prunes nothing.
+    pub fn is_dense(&self) -> bool {
+        match (self.setting("scheduler.name").and_then(Value::as_str), &self.summary) {
+            (Some(name), _) => name == "dense",
+            (None, Some(summary)) => self.target_sparsity() == Some(0.0) && summary.target_macs.is_none(),
+            (None, None) => false,
+        }
+    }
+
+    /// Says why its accuracy does not count; `None` where it does.
+    pub fn objection(&self) -> Option<String> {
+        let Some(summary) = &self.summary else { return Some("not finished".to_string()) };
+        if let Some(target) = summary.target_macs {
+            let share = summary.macs as f64 / summary.dense_macs as f64;
+            return (share > target + 1e-9)
+                .then(|| format!("{:.2} % of the MACs are left, not {:.2} %", 100.0 * share, 100.0 * target));
+        }
+        let target = self.target_sparsity()?;
+        let wanted = (1.0 - target) * summary.prunable as f64;
+        // The exact count is rounded to a whole weight.
+        let missed = (summary.kept as f64 - wanted).abs();
+        (missed > 1.0).then(|| {
+            format!("{} weights stay where {:.0} were asked for ({:.2} %)", summary.kept, wanted, 100.0 * target)
+        })
     }
 
     /// Looks a value of the configuration up, as in `scheduler.name`.

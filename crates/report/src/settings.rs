@@ -35,11 +35,11 @@ pub fn side_by_side(configs: &[&Table]) -> Vec<Setting> {
     settings
 }
 
-/// Says whether two configurations train alike but for scheduler, seed, names and machine.
+/// Says whether two configurations train alike but for scheduler, seed, names, machine, and what is recorded beside.
 pub fn same_recipe(a: &Table, b: &Table) -> bool {
     let apart = |path: &str| {
         let section = path.split('.').next().unwrap_or_default();
-        ["name", "seed", "scheduler", "environment", "checkpoint", "log_every"].contains(&section)
+        ["name", "seed", "scheduler", "environment", "checkpoint", "log_every", "protocol"].contains(&section)
     };
     side_by_side(&[a, b]).iter().all(|setting| apart(&setting.path) || !setting.differs())
 }

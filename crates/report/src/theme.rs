@@ -24,7 +24,6 @@ svg{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-s
 .title{font-size:12px;font-weight:600}
 .tick,.name{fill:var(--muted);font-size:10.5px}
 .label{font-size:11px;paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
-.label[class*=' c']{fill:currentColor}
 .axis{stroke:var(--muted);stroke-width:1;fill:none}
 .grid{stroke:var(--grid);stroke-width:1}
 .ground{fill:var(--ground)}
@@ -33,6 +32,7 @@ svg{font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-s
 .fill{fill:currentColor}
 .open{fill:var(--paper);stroke:currentColor;stroke-width:1.6}
 .faint{opacity:.45}
+.pale{opacity:.7}
 .line.faint{stroke-width:1.1;opacity:.7}
 .line.seed{stroke-width:1.4;opacity:.55}
 .thin{stroke:var(--muted);stroke-width:1.1}
@@ -49,7 +49,7 @@ pub fn page() -> String {
         let runs = colours[NAMES.len()..].iter().enumerate().map(|(run, colour)| format!("--c{run}:{colour};"));
         named + &runs.collect::<String>()
     };
-    let classes: String = (0..COLOURS).map(|run| format!(".c{run}{{color:var(--c{run})}}")).collect();
+    let classes: String = (0..COLOURS).map(|run| of_run(run, &format!("var(--c{run})"))).collect();
     format!(
         ":root{{color-scheme:light dark;{light}}}\n\
          @media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{CHART}{classes}\n{}",
@@ -65,8 +65,13 @@ pub fn figure() -> String {
     for (name, colour) in NAMES.iter().zip(LIGHT) {
         style = style.replace(&format!("var(--{name})"), colour);
     }
-    let runs = LIGHT[NAMES.len()..].iter().enumerate().map(|(run, colour)| format!(".c{run}{{color:{colour}}}\n"));
+    let runs = LIGHT[NAMES.len()..].iter().enumerate().map(|(run, colour)| of_run(run, colour));
     style + &runs.collect::<String>()
+}
+
+/// The rules of a run's colour; those of labels name each class, since not every program knows selectors by parts of names.
+fn of_run(run: usize, colour: &str) -> String {
+    format!(".c{run}{{color:{colour}}}.label.c{run}{{fill:currentColor}}\n")
 }
 
 /// The classes of the run or experiment with this number; dashes after the last colour.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use bonsai_records::{EpochRow, EventLayer, EventRow, LayerRow, Summary};
+use bonsai_records::{EpochRow, EventLayer, EventRow, LayerRow, StepRow, Summary};
+use bonsai_report::baseline::Dense;
 use bonsai_report::entry::{Entry, Extras, entries};
 use bonsai_report::figures::sections;
 use bonsai_report::page::page;
@@ -29,6 +30,14 @@ fn run(experiment: &str, seed: u64, epochs: u64) -> Run {
         images_per_second: 60.0,
         ..EpochRow::default()
     };
+    let step = |epoch| StepRow {
+        epoch,
+        iteration: 10 * epoch + 1,
+        milliseconds: 3.0,
+        forward_sparse: 2.0,
+        batch_norm: 1.0,
+        ..StepRow::default()
+    };
     let layer = |epoch| LayerRow {
         epoch,
         name: "fc.weight".into(),
@@ -53,6 +62,7 @@ fn run(experiment: &str, seed: u64, epochs: u64) -> Run {
         layers: (0..epochs).map(layer).collect(),
         events: if epochs > 0 { [0, 5, 9].map(event).into() } else { Vec::new() },
         kernels: Vec::new(),
+        steps: (0..epochs).map(step).collect(),
         summary: Some(Summary {
             run: experiment.into(),
             data: "cifar10".into(),
@@ -123,6 +133,8 @@ fn runs_of_two_experiments_have_all_sections() {
         "layers-gmp-seed-0",
         "layers-set-seed-0",
         "images-per-second",
+        "steps-gmp-seed-0",
+        "steps-set-seed-0",
     ];
     for id in ids {
         assert!(has(&page, id), "{id}");
@@ -182,6 +194,33 @@ fn an_accuracy_off_its_target_does_not_count() {
     sound(&page);
     assert!(page.contains("does not count: 300 weights stay where 100 were asked for"));
     assert!(page.contains("class=\"open c0\""));
+}
+
+#[test]
+fn the_distance_from_the_dense_run_is_always_shown() {
+    let dense = |seed| {
+        let mut dense = run("x-dense", seed, 2);
+        dense.config["scheduler"]["name"] = "dense".into();
+        let summary = dense.summary.as_mut().unwrap();
+        (summary.kept, summary.macs, summary.final_test_accuracy) = (1000, 10_000, 0.425);
+        dense
+    };
+    let page_of = |all: Vec<(Run, Extras)>| {
+        let page = page(&entries(all), Path::new("report.html"));
+        sound(&page);
+        assert!(page.contains("<th>under dense</th>"));
+        page
+    };
+    let plain = |run| (run, Extras::default());
+    assert!(page_of(vec![plain(run("x-gmp", 0, 2)), plain(dense(0))]).contains("<td>2.50</td>"));
+    assert!(page_of(vec![plain(run("x-gmp", 1, 2)), plain(dense(0))]).contains("<td>2.50 (other seed)</td>"));
+    // Also where it lies beside the runs of the page, and the one of the same seed before another.
+    let beside = Extras { dense: Dense::of(&dense(1)), ..Extras::default() };
+    assert!(page_of(vec![(run("x-gmp", 1, 2), beside.clone())]).contains("<td>2.50</td>"));
+    assert!(page_of(vec![(run("x-gmp", 1, 2), beside), plain(dense(0))]).contains("<td>2.50</td>"));
+    assert!(page_of(vec![plain(run("x-gmp", 0, 2))]).contains("<td>–</td>"));
+    // A dense run alone has no distance.
+    assert!(!drawn(vec![dense(0)]).1.contains("under dense"));
 }
 
 #[test]

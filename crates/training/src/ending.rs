@@ -11,8 +11,9 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::evaluate;
-use crate::experiment::Protocol;
+use crate::experiment::{Experiment, Protocol};
 use crate::hardware::{self, Hardware};
+use crate::recalibrate;
 use crate::records::{Summary, read_metrics, read_summary};
 use crate::run::Run;
 use crate::snapshot::{self, SnapshotHeader};
@@ -27,6 +28,21 @@ const PROTOCOL: &str = "trained on the training split; best_epoch is chosen on t
 const PAPER_PROTOCOL: &str = "trained on the training split; best_epoch is chosen on the validation split among epochs at \
                               the target sparsity, and tested with the last network after the last epoch; the test \
                               accuracy of every epoch stands in metrics.csv, and nothing is selected by it";
+
+/// Says how a run's figures came about.
+fn protocol(experiment: &Experiment) -> String {
+    let protocol = match experiment.protocol {
+        Protocol::Honest => PROTOCOL,
+        Protocol::Paper => PAPER_PROTOCOL,
+    };
+    match experiment.evaluate.recalibrate {
+        0 => protocol.to_string(),
+        batches => format!(
+            "{protocol}; before each validation and test, statistics of batch normalisation are recomputed over {batches} batches of \
+             training images"
+        ),
+    }
+}
 
 /// Says in one line how many units each channel group has left; empty where no channels were removed.
 fn shape(architecture: &Architecture, engine: &Engine) -> String {
@@ -53,13 +69,14 @@ impl Run<'_> {
         }
         let (setup, engine) = (self.setup, &self.parts.trainee.engine);
         let info = setup.source.set().info();
-        let last = &self.parts.trainee.network;
+        let recalibrated = self.recalibrated()?;
+        let last = recalibrated.as_ref().unwrap_or(&self.parts.trainee.network);
         let best = self.best_network();
         let networks: Vec<&Network> = std::iter::once(last).chain(&best).collect();
         let tested = evaluate::test(&networks, &setup.source, (info.mean, info.std), setup.limit_test, setup.workers)?;
         let best_is_last = self.at.best.is_some_and(|best| best.epoch + 1 == self.at.epoch);
         let best_tested = if best_is_last { tested.first() } else { tested.get(1) };
-        self.write_snapshot(&self.folder.model())?;
+        self.write_snapshot(&self.folder.model(), recalibrated.as_ref())?;
         let total = self.parts.weights;
         let epochs = read_metrics(&self.folder.metrics())?;
         let summary = Summary {
@@ -69,11 +86,7 @@ impl Run<'_> {
             data: info.name.to_string(),
             data_fingerprint: self.fingerprint.clone(),
             data_warnings: setup.source.warnings(),
-            protocol: match setup.experiment.protocol {
-                Protocol::Honest => PROTOCOL,
-                Protocol::Paper => PAPER_PROTOCOL,
-            }
-            .to_string(),
+            protocol: protocol(&setup.experiment),
             seed: setup.experiment.seed,
             device: setup.device_name.clone(),
             epochs: self.at.epoch,
@@ -136,8 +149,9 @@ impl Run<'_> {
         load().inspect_err(|error| warn!("the best epoch's test accuracy stays empty: {error:#}")).ok()
     }
 
-    /// Writes the network as it is now, with its masks.
-    pub(crate) fn write_snapshot(&self, path: &Path) -> Result<()> {
+    /// Writes the network as it is now, with its masks, and with the statistics that it was validated with where those were
+    /// recomputed.
+    pub(crate) fn write_snapshot(&self, path: &Path, recalibrated: Option<&Network>) -> Result<()> {
         let info = self.setup.source.set().info();
         let trainee = &self.parts.trainee;
         let header = SnapshotHeader {
@@ -149,7 +163,12 @@ impl Run<'_> {
             scheduler: trainee.engine.scheduler().about().name.to_string(),
             sparsity: trainee.engine.sparsity(),
         };
-        snapshot::write(path, &trainee.weights(), &trainee.stored_masks(), &header)
+        let weights = trainee.weights();
+        let weights = match recalibrated {
+            Some(network) => recalibrate::with_statistics_of(network, weights),
+            None => weights,
+        };
+        snapshot::write(path, &weights, &trainee.stored_masks(), &header)
     }
 
     /// Writes the resolved experiment and what it runs on.

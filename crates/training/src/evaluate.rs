@@ -13,6 +13,7 @@ use burn::tensor::Device;
 use crate::loss::cross_entropy;
 use crate::meter::{Meter, Totals};
 use crate::parameters::to_host;
+use crate::recalibrate;
 use crate::snapshot;
 use crate::trainee::{load_network, tensors};
 
@@ -97,16 +98,19 @@ pub struct Evaluation {
     pub sparsity: f64,
 }
 
-/// Rebuilds the network in a `model.safetensors` and evaluates it on the test split.
+/// Rebuilds the network in a `model.safetensors` and evaluates it on the test split; with `recalibrate` after its statistics
+/// of batch normalisation were recomputed over so many batches of the training split.
 ///
 /// # Errors
 ///
-/// Says what is wrong with the file, or that it does not fit the data set.
+/// Says what is wrong with the file, or that it does not fit the data set; a network without batch normalisation has no
+/// statistics.
 pub fn evaluate_snapshot(
     path: &Path,
     source: &Source,
     device: &Device,
     limit: Option<usize>,
+    recalibrate: Option<usize>,
     workers: usize,
 ) -> Result<Evaluation> {
     let snapshot = snapshot::read(path)?;
@@ -127,6 +131,15 @@ pub fn evaluate_snapshot(
     let network =
         load_network(network, snapshot.weights, &device).with_context(|| format!("loading {}", path.display()))?;
     let normalisation = (&snapshot.header.mean[..], &snapshot.header.std[..]);
+    let network = match recalibrate {
+        None => network,
+        Some(batches) => {
+            let images = source.train().context("reading the training split")?;
+            let (training, _) = images.split_validation(info.validation);
+            let training = recalibrate::loader(Arc::new(training), normalisation.0, normalisation.1, workers);
+            recalibrate::recalibrated(&network, architecture, &training, batches, &device)?
+        }
+    };
     let totals = test(&[&network], source, normalisation, limit, workers)?[0];
     Ok(Evaluation {
         loss: totals.mean_loss(),

@@ -25,7 +25,8 @@ use crate::optimizer::Rule;
 pub use baseline::{Baseline, Budget};
 pub use sentences::{in_plain_words, nearest};
 pub use settings::{
-    Augment, CheckpointSettings, Decay, LrSchedule, LrSettings, OptimizerName, OptimizerSettings, Protocol,
+    Augment, CheckpointSettings, Decay, EvaluateSettings, LrSchedule, LrSettings, OptimizerName, OptimizerSettings,
+    Protocol,
 };
 
 /// A training, resolved: nothing is left to a default.
@@ -79,6 +80,9 @@ pub struct Experiment {
     /// When the state of the run is written to disk.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
+    /// How the network is validated and tested.
+    #[serde(default, skip_serializing_if = "EvaluateSettings::is_usual")]
+    pub evaluate: EvaluateSettings,
     /// Which finished run's shape is trained from scratch; `bonsai train --scratch-e` and `--scratch-b` write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Baseline>,

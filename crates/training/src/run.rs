@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bonsai_data::Batch;
 use bonsai_kernels::{Choices, Kernels};
+use bonsai_models::{Network, Sparsity};
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::engine::{Change, Engine};
 use bonsai_pruning::scheduler::{Event, Removes};
@@ -19,13 +20,15 @@ use crate::diagnose::{all_finite, diagnose};
 use crate::evaluate;
 use crate::experiment::Protocol;
 use crate::hardware;
-use crate::meter::Meter;
+use crate::meter::{Meter, Totals};
 use crate::parameters::Gradients;
 use crate::position::{Best, Position};
+use crate::recalibrate;
 use crate::records::{
     EpochRow, EventGroup, EventLayer, EventRow, KernelsChoice, KernelsLayer, KernelsRow, LayerRow, read_metrics,
 };
 use crate::run_folder::RunFolder;
+use crate::sampling::{self, Sample};
 use crate::setup::{Parts, Setup};
 use crate::state::State;
 use crate::trainee::Trainee;
@@ -62,6 +65,8 @@ pub struct Run<'a> {
     macs: u64,
     /// Whether the kernels that are faster with the present masks have been written down.
     kernels_recorded: bool,
+    /// The step under way, where it is one that is looked at.
+    sample: Option<Sample>,
 }
 
 impl<'a> Run<'a> {
@@ -149,6 +154,7 @@ impl<'a> Run<'a> {
             last_checkpoint: now,
             iteration_began: now,
             kernels_recorded: false,
+            sample: None,
             recent: (0.0, 0.0),
             last_read: now,
         };
@@ -197,7 +203,21 @@ impl<'a> Run<'a> {
     pub fn forward_backward(&mut self, batch: &Batch, dense: bool) -> Gradients {
         let all = if dense { self.parts.trainee.engine.graph().macs() } else { self.macs };
         self.at.training_macs += batch.labels.len() as u64 * (2 * self.macs + all);
-        self.parts.trainee.gradients(batch, dense, &mut self.meter)
+        if sampling::is_due(self.at.batch, self.parts.train.batches()) {
+            self.sample = Sample::start(&self.setup.device, self.iteration_began.elapsed());
+        }
+        let gradients = self.parts.trainee.gradients(batch, dense, &mut self.meter);
+        if let Some(sample) = &mut self.sample {
+            sample.passes_end(&self.setup.device);
+        }
+        gradients
+    }
+
+    /// Writes down where the time of the step went, if it was looked at.
+    fn end_sample(&mut self) -> Result<()> {
+        let Some(sample) = self.sample.take() else { return Ok(()) };
+        let row = sample.finish(&self.setup.device, self.at.epoch, self.at.iteration + 1);
+        row.map_or(Ok(()), |row| self.folder.append_step(&row))
     }
 
     /// Reads loss and accuracy to the host and shows them.
@@ -236,6 +256,7 @@ impl<'a> Run<'a> {
 
     /// Moves on to the next iteration.
     pub fn advance(&mut self, images: usize) -> Result<()> {
+        self.end_sample()?;
         let seconds = self.iteration_began.elapsed().as_secs_f64();
         self.iteration_began = Instant::now();
         self.at.iteration += 1;
@@ -260,9 +281,11 @@ impl<'a> Run<'a> {
     /// Carries out a mask event of the iteration under way and records it, with the constants that were absorbed for removed
     /// channels, and for a method that learned masks or gates with the accuracy before and after they became final.
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Result<()> {
+        // What an event takes is no part of a step.
+        self.end_sample()?;
         let learned = matches!(self.parts.trainee.engine.scheduler().removes(), Removes::Masked | Removes::Gated);
         let ends_learning = event.cut.is_some() && learned;
-        let before = ends_learning.then(|| self.valid_accuracy());
+        let before = if ends_learning { Some(self.valid_accuracy()?) } else { None };
         if ends_learning && self.parts.trainee.engine.has_gates() {
             let means = evaluate::gates(&self.parts.trainee.network, &self.parts.train);
             self.parts.trainee.engine.see_gates(&means);
@@ -275,7 +298,7 @@ impl<'a> Run<'a> {
             .collect();
         if let Some(before) = before {
             figures.insert("validation accuracy before the cut".to_string(), before);
-            figures.insert("validation accuracy after the cut".to_string(), self.valid_accuracy());
+            figures.insert("validation accuracy after the cut".to_string(), self.valid_accuracy()?);
         }
         self.record_change(clock.iteration, event.replace, &change, figures)?;
         if clock.iteration == self.last_pruning
@@ -288,9 +311,30 @@ impl<'a> Run<'a> {
     }
 
     /// The accuracy on the validation split of the network as it is.
-    fn valid_accuracy(&self) -> f64 {
+    fn valid_accuracy(&self) -> Result<f64> {
+        Ok(self.validate(self.recalibrated()?.as_ref()).accuracy())
+    }
+
+    /// Validates the network as it is, or the one that took its place for this.
+    fn validate(&self, recalibrated: Option<&Network>) -> Totals {
         let trainee = &self.parts.trainee;
-        evaluate::evaluate(&trainee.effective(), trainee.sparsity(), &self.parts.valid).accuracy()
+        match recalibrated {
+            // Masks are known by the parameters of the network that trains.
+            Some(network) => evaluate::evaluate(network, &Sparsity::default(), &self.parts.valid),
+            None => evaluate::evaluate(&trainee.effective(), trainee.sparsity(), &self.parts.valid),
+        }
+    }
+
+    /// The network with its statistics of batch normalisation recomputed, where the experiment asks for it.
+    pub(crate) fn recalibrated(&self) -> Result<Option<Network>> {
+        let batches = self.setup.experiment.evaluate.recalibrate;
+        if batches == 0 {
+            return Ok(None);
+        }
+        let trainee = &self.parts.trainee;
+        let (network, architecture) = (trainee.effective(), trainee.architecture());
+        recalibrate::recalibrated(&network, architecture, &self.parts.calibration, batches, &self.setup.device)
+            .map(Some)
     }
 
     fn record_change(
@@ -344,13 +388,13 @@ impl<'a> Run<'a> {
     /// Validates, writes the epoch's rows and a checkpoint, and moves on to the next epoch.
     pub fn end_epoch(&mut self) -> Result<()> {
         let began = Instant::now();
-        let trainee = &self.parts.trainee;
-        let valid = evaluate::evaluate(&trainee.effective(), trainee.sparsity(), &self.parts.valid);
+        let recalibrated = self.recalibrated()?;
+        let valid = self.validate(recalibrated.as_ref());
         if !valid.loss.is_finite() {
             self.dashboard.finish();
             return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
         }
-        let test_accuracy = self.test_accuracy()?;
+        let test_accuracy = self.test_accuracy(recalibrated.as_ref())?;
         let clock = self.parts.clock(self.at.iteration);
         let train = self.meter.totals();
         let engine = &self.parts.trainee.engine;
@@ -389,7 +433,7 @@ impl<'a> Run<'a> {
         let at_target = self.at.iteration >= self.last_pruning;
         if at_target && self.at.best.is_none_or(|best| row.valid_accuracy > best.accuracy) {
             self.at.best = Some(Best { epoch: self.at.epoch, accuracy: row.valid_accuracy });
-            self.write_snapshot(&self.best_path(self.at.epoch))?;
+            self.write_snapshot(&self.best_path(self.at.epoch), recalibrated.as_ref())?;
         }
         self.at.valid_accuracy = Some(row.valid_accuracy);
         self.at.epoch += 1;
@@ -403,12 +447,12 @@ impl<'a> Run<'a> {
     }
 
     /// The test accuracy of the network as it is, where `protocol = "paper"` asks for it; it goes into its column only.
-    fn test_accuracy(&self) -> Result<Option<f64>> {
+    fn test_accuracy(&self, recalibrated: Option<&Network>) -> Result<Option<f64>> {
         let (setup, info) = (self.setup, self.setup.source.set().info());
         match setup.experiment.protocol {
             Protocol::Honest => Ok(None),
             Protocol::Paper => {
-                let networks = [&self.parts.trainee.network];
+                let networks = [recalibrated.unwrap_or(&self.parts.trainee.network)];
                 let tested =
                     evaluate::test(&networks, &setup.source, (info.mean, info.std), setup.limit_test, setup.workers)?;
                 Ok(Some(tested[0].accuracy()))

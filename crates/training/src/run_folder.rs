@@ -17,7 +17,7 @@ pub use bonsai_records::RunPaths;
 use serde::Serialize;
 
 use crate::Mistake;
-use crate::records::{EpochRow, EventRow, Growing, KernelsRow, LayerRow, Summary, csv_header, csv_rows};
+use crate::records::{EpochRow, EventRow, Growing, KernelsRow, LayerRow, StepRow, Summary, csv_header, csv_rows};
 
 /// The ending of a file that is still being written.
 pub(crate) const PART: &str = ".part";
@@ -61,6 +61,11 @@ impl RunFolder {
     /// Adds a layer of an epoch to `layers.csv`.
     pub fn append_layer(&self, row: &LayerRow) -> Result<()> {
         self.append_row(Growing::Layers, row)
+    }
+
+    /// Adds a step to `steps.csv`.
+    pub fn append_step(&self, row: &StepRow) -> Result<()> {
+        self.append_row(Growing::Steps, row)
     }
 
     /// Adds a mask event to `events.jsonl`.
@@ -199,6 +204,7 @@ fn headers(file: Growing) -> Vec<Vec<u8>> {
         }
         Growing::Layers => vec![csv_header::<LayerRow>()],
         Growing::Events => vec![Vec::new()],
+        Growing::Steps => vec![csv_header::<StepRow>()],
     }
 }
 

@@ -23,7 +23,7 @@ use crate::lr::LearningRate;
 use crate::optimizer::Optimizer;
 use crate::tensors::hex;
 use crate::trainee::{StepOptions, Trainee};
-use crate::{parameters, snapshot};
+use crate::{parameters, recalibrate, snapshot};
 
 /// Everything that `train` is told.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub struct Parts {
     pub train: Loader,
     /// The validation split.
     pub valid: Loader,
+    /// The training images as they are, for statistics of batch normalisation.
+    pub calibration: Loader,
     /// The network, its masks and the optimizer.
     pub trainee: Trainee,
     /// The learning rate of every iteration.
@@ -95,8 +97,10 @@ impl Setup {
         if let Some(limit) = self.limit_test {
             valid.truncate(limit);
         }
+        let train = Arc::new(train);
+        let calibration = recalibrate::loader(train.clone(), info.mean, info.std, self.workers);
         let train = Loader::new(
-            Arc::new(train),
+            train,
             experiment.batch_size,
             info.mean,
             info.std,
@@ -112,6 +116,7 @@ impl Setup {
         Ok(Parts {
             train,
             valid,
+            calibration,
             trainee,
             lr: experiment.learning_rate(horizon),
             horizon,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bonsai_models::Architecture;
 use bonsai_pruning::mask::Mask;
-use bonsai_training::records::{EpochRow, EventRow, LayerRow, Summary, read_metrics, read_summary};
+use bonsai_training::records::{EpochRow, EventRow, LayerRow, StepRow, Summary, read_metrics, read_summary};
 use bonsai_training::run_folder::{RunFolder, RunPaths};
 use bonsai_training::snapshot::{self, SnapshotHeader};
 use bonsai_training::tensors::{HostTensor, Tensors, decode, encode};
@@ -286,11 +286,12 @@ fn a_resume_drops_what_came_after_the_checkpoint() {
         run.append_epoch(&EpochRow { epoch, train_loss: 1.0 / (epoch + 1) as f64, ..EpochRow::default() }).unwrap();
         run.append_layer(&LayerRow { epoch, name: "fc.weight".into(), ..LayerRow::default() }).unwrap();
         run.append_event(&EventRow { iteration: 100 * epoch, ..EventRow::default() }).unwrap();
+        run.append_step(&StepRow { epoch, iteration: 100 * epoch + 1, ..StepRow::default() }).unwrap();
     };
     add(&run, 0);
     add(&run, 1);
     let lengths = run.lengths().unwrap();
-    assert_eq!(lengths.keys().collect::<Vec<_>>(), ["events.jsonl", "layers.csv", "metrics.csv"]);
+    assert_eq!(lengths.keys().collect::<Vec<_>>(), ["events.jsonl", "layers.csv", "metrics.csv", "steps.csv"]);
     add(&run, 2);
     let whole = content(home.path());
     drop(run);

@@ -11,7 +11,8 @@ use burn::tensor::Tensor;
 use super::{Activation, Then};
 use crate::init::Init;
 
-const MOMENTUM: f64 = 0.1;
+/// The share of a batch's statistics in the running ones.
+pub const NORM_MOMENTUM: f64 = 0.1;
 /// What batch normalisation adds to the variance.
 pub const NORM_EPSILON: f64 = 1e-5;
 
@@ -54,15 +55,15 @@ impl BatchNorm {
         let batch = batch_norm_train(x, self.gamma.val(), self.beta.val(), NORM_EPSILON, then);
         // With one sample the batch variance is 0 whatever it is divided by.
         let unbiased = samples as f64 / (samples.max(2) - 1) as f64;
-        follow(&self.running_mean, batch.mean, MOMENTUM);
-        follow(&self.running_var, batch.variance, MOMENTUM * unbiased);
+        follow(&self.running_mean, batch.mean, NORM_MOMENTUM);
+        follow(&self.running_var, batch.variance, NORM_MOMENTUM * unbiased);
         batch.output
     }
 }
 
 /// Moves a running statistic towards that of the batch, which counts `share`.
 fn follow(running: &RunningState<Tensor<1>>, batch: Tensor<1>, share: f64) {
-    let next = running.value().mul_scalar(1.0 - MOMENTUM) + batch.detach().mul_scalar(share);
+    let next = running.value().mul_scalar(1.0 - NORM_MOMENTUM) + batch.detach().mul_scalar(share);
     running.update(next.detach());
     // Without this a checkpoint or an evaluation after the step would see the statistics before it.
     running.value_sync();

@@ -16,7 +16,7 @@ mod sequential;
 mod shortcut;
 mod sparsity;
 
-pub use batch_norm::{BatchNorm, NORM_EPSILON};
+pub use batch_norm::{BatchNorm, NORM_EPSILON, NORM_MOMENTUM};
 pub use bonsai_kernels::{Activation, Then, Tokens, average_pool, concat, global_average, max_pool};
 pub use bypass::{Bypass, BypassConfig};
 pub use conv::{Conv2d, Conv2dConfig};

@@ -9,7 +9,7 @@ use super::scale::{Scale, Unit};
 pub struct Stack {
     /// Its name.
     pub label: String,
-    /// Classes of its colour.
+    /// Classes of its colour, and of its shade; its label has the colour alone.
     pub class: String,
     /// Its size in each bar.
     pub values: Vec<f64>,
@@ -64,7 +64,8 @@ impl Bars<'_> {
         });
         let heights = apart(middles.collect(), 12.0, top, bottom);
         for (part, y) in self.parts.iter().zip(heights) {
-            canvas.text((right + 5.0, y + 3.5), Anchor::Start, &format!("label {}", part.class), &part.label);
+            let colour = part.class.split(' ').next().unwrap_or_default();
+            canvas.text((right + 5.0, y + 3.5), Anchor::Start, &format!("label {colour}"), &part.label);
         }
         Some(canvas.finish(self.title))
     }

@@ -17,13 +17,19 @@ struct Axis {
 
 /// Accuracy and loss against epochs, wall time and multiply-accumulates of training.
 pub fn learning(entries: &[Entry]) -> Section {
-    let mut section = Section::new(
-        "learning",
-        "Accuracy and loss",
-        "Strong lines: validation split; weaker ones are further seeds. Thin lines: training images as they were trained on, \
-         augmented and before the step. \
-         Training MACs: three times those of the network at the epoch's end, for every image.",
-    );
+    let mut text = "Strong lines: validation split; weaker ones are further seeds. Thin lines: training images as they were trained \
+                    on, augmented and before the step. Training MACs: forward pass and both gradients of every image, counted at \
+                    each step with the weights that it kept."
+        .to_string();
+    let reckoned = entries.iter().filter(|entry| counted(entry).is_none() && macs(entry).is_some()).count();
+    if reckoned > 0 {
+        let whose = if reckoned == entries.len() { "These runs" } else { "Some of these runs" };
+        text += &format!(
+            " {whose} did not count them yet: there they are reckoned, three times the MACs of the network at the epoch's end for \
+             every image."
+        );
+    }
+    let mut section = Section::new("learning", "Accuracy and loss", text);
     let seconds = entries.iter().filter_map(|entry| seconds(entry)?.last().copied()).fold(0.0, f64::max);
     let (name, scale) = match seconds {
         0.0..180.0 => ("seconds", 1.0),
@@ -93,6 +99,17 @@ fn seconds(entry: &Entry) -> Option<Vec<f64>> {
 }
 
 fn macs(entry: &Entry) -> Option<Vec<f64>> {
+    counted(entry).or_else(|| reckoned(entry))
+}
+
+/// The MACs of the training as the run counted them; runs of early versions did not.
+fn counted(entry: &Entry) -> Option<Vec<f64>> {
+    let counted = entry.run.epochs.iter().map(|row| (row.training_macs > 0).then_some(row.training_macs as f64));
+    counted.collect::<Option<Vec<f64>>>().filter(|macs| !macs.is_empty())
+}
+
+/// The same from the networks at the ends of the epochs.
+fn reckoned(entry: &Entry) -> Option<Vec<f64>> {
     let images = entry.images_per_epoch()?;
     Some(running(entry.run.epochs.iter().map(|row| 3.0 * images * row.macs as f64)))
 }
@@ -184,4 +201,30 @@ fn actual(entry: &Entry, per_epoch: f64) -> Vec<(f64, f64)> {
     }
     points.extend(last.filter(|(end, _)| points.last().is_some_and(|(at, _)| at < end)));
     points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bonsai_records::EpochRow;
+
+    #[test]
+    fn training_macs_are_the_runs_own_count_and_reckoned_only_where_it_has_none() {
+        let row =
+            |epoch: u64, macs: u64, training_macs: u64| EpochRow { epoch, macs, training_macs, ..EpochRow::default() };
+        let entry = |rows: Vec<EpochRow>| {
+            let mut entry = Entry::default();
+            entry.run.config = "train_records = 10".parse().unwrap();
+            entry.run.epochs = rows;
+            entry
+        };
+        // Dense at first and pruned in the middle of the second epoch: the count lies between three passes of either network.
+        let own = entry(vec![row(0, 100, 3000), row(1, 50, 5400)]);
+        assert_eq!(macs(&own), Some(vec![3000.0, 5400.0]));
+        let early = entry(vec![row(0, 100, 0), row(1, 50, 0)]);
+        assert_eq!(macs(&early), Some(vec![3000.0, 4500.0]));
+        assert!(!learning(&[own.clone()]).text.contains("reckoned"));
+        assert!(learning(&[own, early.clone()]).text.contains("Some of these runs did not count them yet"));
+        assert!(learning(&[early]).text.contains("These runs did not count them yet"));
+    }
 }

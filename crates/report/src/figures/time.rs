@@ -4,7 +4,7 @@ use crate::chart::{Bars, Lines, Ratios, Series, Stack, Timed, Unit};
 use crate::entry::Entry;
 use crate::theme::class;
 
-use super::{Section, slug};
+use super::{Section, slug, steps};
 
 /// Images per second over the epochs, seconds of each epoch, and the kernels that were measured.
 pub fn time(entries: &[Entry]) -> Section {
@@ -14,6 +14,9 @@ pub fn time(entries: &[Entry]) -> Section {
         "Images per second of training time, without validation. Kernel times: the shortest that the run itself measured after its last \
          change of the masks, sparse against dense; beyond 1, sparse kernels win and are used.",
     );
+    if entries.iter().any(|entry| entry.leads && !entry.run.steps.is_empty()) {
+        section.text += &format!(" {}", steps::TEXT);
+    }
     let series = entries.iter().map(|entry| Series {
         label: entry.mark(),
         class: class(entry.group) + if entry.leads { "" } else { " seed" },
@@ -41,6 +44,7 @@ pub fn time(entries: &[Entry]) -> Section {
             let title = entry.title("seconds of an epoch");
             section.add(format!("seconds-{name}"), Bars { title: &title, across: "epochs", parts }.draw());
         }
+        section.add(format!("steps-{name}"), steps::breakdown(entry));
         if let Some(row) = entry.run.kernels.iter().rev().find(|row| !row.kernels.is_empty()) {
             let layers = row.kernels.iter().map(|layer| Timed {
                 name: layer.name.strip_suffix(".weight").unwrap_or(&layer.name).to_string(),

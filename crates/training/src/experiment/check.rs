@@ -4,6 +4,7 @@ use bonsai_pruning::engine::{Engine, Options};
 use bonsai_pruning::registry::Common;
 
 use super::{Experiment, LrSchedule, OptimizerName};
+use crate::recalibrate::has_batch_norm;
 
 impl Experiment {
     /// Checks every value, the network and the scheduler against each other.
@@ -21,6 +22,7 @@ impl Experiment {
         self.check_counts()?;
         self.architecture().check()?;
         self.check_baseline()?;
+        self.check_evaluate()?;
         self.check_optimizer()?;
         self.check_lr()
     }
@@ -67,6 +69,18 @@ impl Experiment {
         whole("augment.crop", self.augment.crop as u64, 0, side - 1)?;
         number("checkpoint.minutes", self.checkpoint.minutes, 0.0, 100_000.0)?;
         whole("checkpoint.keep", self.checkpoint.keep as u64, 1, 1000)
+    }
+
+    fn check_evaluate(&self) -> Result<(), String> {
+        let batches = self.evaluate.recalibrate;
+        whole("evaluate.recalibrate", batches as u64, 0, 100_000)?;
+        if batches > 0 && !has_batch_norm(&self.architecture()) {
+            return Err(format!(
+                "evaluate.recalibrate is {batches}, but {} has no batch normalisation: remove it",
+                self.model
+            ));
+        }
+        Ok(())
     }
 
     fn check_optimizer(&self) -> Result<(), String> {

@@ -5,13 +5,14 @@ use toml::{Table, Value};
 use super::sentences::nearest;
 
 /// Keys that may be absent from a resolved experiment, with a value of their type.
-static OPTIONAL: [(&str, Value); 10] = [
+static OPTIONAL: [(&str, Value); 11] = [
     ("name", Value::String(String::new())),
     ("shortcut", Value::String(String::new())),
     ("stem", Value::String(String::new())),
     ("bypass", Value::Boolean(false)),
     ("train_records", Value::Integer(0)),
     ("protocol", Value::String(String::new())),
+    ("evaluate.recalibrate", Value::Integer(0)),
     ("lr.milestones", Value::Array(Vec::new())),
     ("optimizer.clip_norm", Value::Float(0.0)),
     ("scheduler.exclude", Value::Array(Vec::new())),
@@ -46,7 +47,10 @@ pub(super) fn apply_set(table: &mut Table, assignment: &str) -> Result<(), Strin
     };
     let (section, key) = path.split_once('.').map_or((None, path), |(section, key)| (Some(section), key));
     let target = match section {
-        Some(section) => table.get_mut(section).and_then(Value::as_table_mut).expect("the path was found above"),
+        Some(section) => {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            section.as_table_mut().expect("the path was found above")
+        }
         None => table,
     };
     target.insert(key.to_string(), value);

@@ -1,5 +1,6 @@
 //! Turns the errors of serde and TOML into sentences that name the line and the nearest valid name.
 
+use bonsai_pruning::registry;
 use toml::{Table, Value};
 
 /// Letters of a line or a word that a sentence repeats at most.
@@ -112,6 +113,17 @@ pub(super) fn suggest(message: &str) -> String {
     let Some((word, known)) = names.split_first() else { return message };
     if about.starts_with("missing") {
         return format!("{prefix}the key `{word}` is missing; add a line such as `{}`", example_of(word, ""));
+    }
+    if about.starts_with("unknown field")
+        && let Some(method) = prefix.strip_prefix("scheduler `").and_then(|rest| rest.split('`').next())
+        && let others = registry::with_key(word)
+        && !others.is_empty()
+    {
+        return format!(
+            "scheduler `{method}` has no key `{word}`, which belongs to {} (keys of {method}: {})",
+            others.join(", "),
+            known.join(", ")
+        );
     }
     let hint = nearest(word, known.iter().map(String::as_str)).map(|near| format!("; did you mean `{near}`?"));
     let word = shortened(word);
@@ -244,6 +256,10 @@ mod tests {
             (
                 "scheduler `gmp`: invalid value: integer `-1`, expected u64 in `every`",
                 "scheduler `gmp`: `every` takes a whole number of 0 or more, not -1",
+            ),
+            (
+                "scheduler `gmp`: unknown field `drop`, expected `every` or `scope`",
+                "scheduler `gmp` has no key `drop`, which belongs to rigl, set (keys of gmp: every, scope, exclude, floor)",
             ),
             ("invalid type: string \"many\", expected f64", "expected a number, not \"many\""),
             (

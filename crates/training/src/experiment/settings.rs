@@ -135,6 +135,21 @@ pub struct CheckpointSettings {
     pub keep: usize,
 }
 
+/// The section `[evaluate]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateSettings {
+    /// Batches of 250 training images over which the statistics of batch normalisation are recomputed for a validation or test;
+    /// 0: they are used as training left them. Training itself stays the same ([`recalibrate`](crate::recalibrate)).
+    pub recalibrate: usize,
+}
+
+impl EvaluateSettings {
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Default for Augment {
     fn default() -> Self {
         Self { crop: 0, padding: Padding::Zero, flip: false }

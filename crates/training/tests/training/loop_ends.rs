@@ -12,7 +12,7 @@ use bonsai_training::snapshot;
 use bonsai_training::train::{Outcome, Setup, train};
 use burn::tensor::Device;
 
-const SMALL: &str = "
+pub const SMALL: &str = "
 model = 'lenet5'
 data = 'shapes10'
 train_records = 120
@@ -37,7 +37,7 @@ every = 4
 ";
 
 /// The same with another network and a scheduler that removes channels.
-fn small_with_channels(model: &str, scheduler: &str) -> String {
+pub fn small_with_channels(model: &str, scheduler: &str) -> String {
     let start = SMALL[..SMALL.find("[scheduler]").unwrap()].replace("lenet5", model);
     format!("{start}[scheduler]\n{scheduler}")
 }
@@ -46,7 +46,7 @@ fn setup(folder: &Path, assignments: &[&str]) -> Setup {
     setup_of(SMALL, folder, assignments)
 }
 
-fn setup_of(experiment: &str, folder: &Path, assignments: &[&str]) -> Setup {
+pub fn setup_of(experiment: &str, folder: &Path, assignments: &[&str]) -> Setup {
     let assignments: Vec<String> = assignments.iter().map(|&assignment| assignment.into()).collect();
     Setup {
         asked: "small".into(),
@@ -64,14 +64,14 @@ fn setup_of(experiment: &str, folder: &Path, assignments: &[&str]) -> Setup {
     }
 }
 
-fn finished(outcome: Outcome) -> Summary {
+pub fn finished(outcome: Outcome) -> Summary {
     match outcome {
         Outcome::Finished(summary) => *summary,
         Outcome::Interrupted { iteration } => panic!("interrupted at iteration {iteration}"),
     }
 }
 
-fn read(folder: &Path, file: &str) -> Vec<u8> {
+pub fn read(folder: &Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn a_run_leaves_its_records_and_a_model_that_evaluates_to_the_same_accuracy() {
 
     let model = folder.join("model.safetensors");
     let evaluation =
-        bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1)
+        bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, None, 1)
             .unwrap();
     assert_eq!(evaluation.accuracy, summary.final_test_accuracy);
     let snapshot = snapshot::read(&model).unwrap();
@@ -255,7 +255,8 @@ fn a_cut_that_ends_learning_records_the_accuracy_before_and_after() {
     let model = folder.join("model.safetensors");
     let snapshot = snapshot::read(&model).unwrap();
     assert!(!snapshot.header.architecture.gates && snapshot.weights.keys().all(|name| !name.contains("gate")));
-    bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, 1).unwrap();
+    bonsai_training::evaluate::evaluate_snapshot(&model, &setup.source, &setup.device, setup.limit_test, None, 1)
+        .unwrap();
 }
 
 #[test]
@@ -272,7 +273,7 @@ fn what_a_learned_method_cannot_have_is_said_before_the_run() {
 }
 
 /// Trains an experiment straight, and again with a stop after every iteration, and compares what they leave.
-fn stopping_changes_nothing(experiment: &str, assignments: &[&str], iterations: u32) -> Summary {
+pub fn stopping_changes_nothing(experiment: &str, assignments: &[&str], iterations: u32) -> Summary {
     let folder = tempfile::tempdir().unwrap();
     let straight = folder.path().join("straight");
     finished(train(setup_of(experiment, &straight, assignments)).unwrap());
@@ -303,7 +304,8 @@ fn stopping_changes_nothing(experiment: &str, assignments: &[&str], iterations: 
     assert_eq!(untimed(&straight), untimed(&stopped));
     let model = straight.join("model.safetensors");
     let Setup { source, device, limit_test, .. } = setup_of(experiment, &straight, assignments);
-    let evaluation = bonsai_training::evaluate::evaluate_snapshot(&model, &source, &device, limit_test, 1).unwrap();
+    let evaluation =
+        bonsai_training::evaluate::evaluate_snapshot(&model, &source, &device, limit_test, None, 1).unwrap();
     assert_eq!(evaluation.accuracy, summary.final_test_accuracy);
     summary
 }

@@ -6,6 +6,7 @@ mod learned;
 mod loop_ends;
 mod penalties;
 mod pytorch;
+mod recalibrate;
 mod steps;
 
 use std::collections::BTreeSet;
