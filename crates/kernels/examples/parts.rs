@@ -12,6 +12,7 @@ use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::maps::Maps;
+use bonsai_kernels::planes::Planes;
 use rand::RngExt;
 
 const PARTS: [&str; 7] =
@@ -67,11 +68,16 @@ fn parts(conv: Conv, share: f64, precision: Precision) -> [f64; PARTS.len()] {
         let norm_before = fused.then_some(norm);
         let norm = Backward { z: &set[1], affine: &last, gate: Gate::Input, training: (&statistics[1], &sums, 1e-5) };
         let wanted = Wanted { input, onto: None, weight, kept: pattern.as_ref() };
-        drop(unit.backward(Input { x: &set[0], norm: norm_before }, &set[2], fused.then_some(norm), wanted));
+        drop(unit.backward(
+            Input { x: Planes::Whole(&set[0]), norm: norm_before },
+            &set[2],
+            fused.then_some(norm),
+            wanted,
+        ));
     };
     let mut sets = sets;
-    let convolve = time(&mut sets, |set| drop(unit.forward(Input { x: &set[0], norm: None }, false)));
-    let fused = time(&mut sets, |set| drop(unit.forward(Input { x: &set[0], norm: Some(norm) }, true)));
+    let convolve = time(&mut sets, |set| drop(unit.forward(Input { x: Planes::Whole(&set[0]), norm: None }, false)));
+    let fused = time(&mut sets, |set| drop(unit.forward(Input { x: Planes::Whole(&set[0]), norm: Some(norm) }, true)));
     let of_weight = time(&mut sets, |set| backward(set, false, false, true));
     let of_data = time(&mut sets, |set| backward(set, false, true, false));
     let both = time(&mut sets, |set| backward(set, true, true, true));

@@ -18,6 +18,7 @@ use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::maps::Maps;
 use bonsai_kernels::peak::flops;
+use bonsai_kernels::planes::Planes;
 use bonsai_kernels::pooling;
 use bonsai_kernels::profile::{Direction, Part, Profile, record};
 use bonsai_kernels::simd::Level;
@@ -73,13 +74,13 @@ impl Normed {
 
 /// Runs the kernels of a step.
 fn step(stem: &Layer, blocks: &[[Layer; 2]], images: &[f32]) {
-    let first = Normed::of(stem, Input { x: images, norm: None });
+    let first = Normed::of(stem, Input { x: Planes::Whole(images), norm: None });
     let mut xs = vec![first.affine.apply(stem.conv.output(), &first.z, true, None)];
     let mut normed = Vec::new();
     for [one, two] in blocks {
         let x = xs.last().expect("there is an input");
-        let a = Normed::of(one, Input { x, norm: None });
-        let b = Normed::of(two, Input { x: &a.z, norm: Some(Norm { affine: &a.affine, relu: true }) });
+        let a = Normed::of(one, Input { x: Planes::Whole(x), norm: None });
+        let b = Normed::of(two, Input { x: Planes::Whole(&a.z), norm: Some(Norm { affine: &a.affine, relu: true }) });
         let to = two.conv.output();
         let y = match one.conv.stride {
             1 => b.affine.apply(to, &b.z, true, Some(x)),
@@ -95,7 +96,7 @@ fn step(stem: &Layer, blocks: &[[Layer; 2]], images: &[f32]) {
         let sums = b.affine.shut(to, &mut gradient, &b.z, &xs[i + 1]);
         let training = (&b.statistics, &sums, EPSILON);
         let norm = Backward { z: &b.z, affine: &b.affine, gate: Gate::Open, training };
-        let input = Input { x: &a.z, norm: Some(Norm { affine: &a.affine, relu: true }) };
+        let input = Input { x: Planes::Whole(&a.z), norm: Some(Norm { affine: &a.affine, relu: true }) };
         let of = two.unit().backward(input, &gradient, Some(norm), two.wanted(true, None));
         let (of, sums) = (of.input.expect("asked for"), of.sums.expect("the input is normalised"));
         let training = (&a.statistics, &sums, EPSILON);
@@ -104,13 +105,23 @@ fn step(stem: &Layer, blocks: &[[Layer; 2]], images: &[f32]) {
             1 => gradient,
             _ => pooling::shortcut_gradient(one.conv.input, to, &gradient),
         };
-        drop(one.unit().backward(Input { x, norm: None }, &of, Some(norm), one.wanted(true, Some(&mut onto))));
+        drop(one.unit().backward(
+            Input { x: Planes::Whole(x), norm: None },
+            &of,
+            Some(norm),
+            one.wanted(true, Some(&mut onto)),
+        ));
         gradient = onto;
     }
     let sums = first.affine.sums(stem.conv.output(), &gradient, &first.z, Gate::Input);
     let training = (&first.statistics, &sums, EPSILON);
     let norm = Backward { z: &first.z, affine: &first.affine, gate: Gate::Input, training };
-    drop(stem.unit().backward(Input { x: images, norm: None }, &gradient, Some(norm), stem.wanted(false, None)));
+    drop(stem.unit().backward(
+        Input { x: Planes::Whole(images), norm: None },
+        &gradient,
+        Some(norm),
+        stem.wanted(false, None),
+    ));
 }
 
 /// The bytes of the activations that the three directions of a convolution with its normalisations move, the passes

@@ -315,12 +315,15 @@ impl Conv {
 
     fn check_gradient(&self, gradient: &[f32], weight: &[f32]) {
         assert_eq!(gradient.len(), self.output().len(), "gradient of {:?}", self.output().dims());
-        let weights = self.outputs * self.input.channels * self.kernel[0] * self.kernel[1];
-        assert_eq!(weight.len(), weights, "weight of {self:?}");
+        self.check_weight(weight);
     }
 
     fn check(&self, input: &[f32], weight: &[f32]) {
         assert_eq!(input.len(), self.input.len(), "input of {:?}", self.input.dims());
+        self.check_weight(weight);
+    }
+
+    fn check_weight(&self, weight: &[f32]) {
         let weights = self.outputs * self.input.channels * self.kernel[0] * self.kernel[1];
         assert_eq!(weight.len(), weights, "weight of {self:?}");
     }

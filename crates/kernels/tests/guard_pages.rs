@@ -11,6 +11,7 @@ use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::linear::{Linear, Start};
 use bonsai_kernels::maps::Maps;
 use bonsai_kernels::panels::Panels;
+use bonsai_kernels::planes::Planes;
 use bonsai_kernels::pooling;
 use bonsai_kernels::simd::Level;
 use bonsai_kernels::{LinearPattern, Precision};
@@ -123,7 +124,7 @@ fn fused_convolutions_stay_within_their_inputs() {
             for level in Level::available() {
                 level.during(|| {
                     let unit = Unit { conv: &conv, weight: &weight, pattern, precision };
-                    let input = Input { x: &x, norm: Some(Norm { affine: &first, relu: true }) };
+                    let input = Input { x: Planes::Whole(&x), norm: Some(Norm { affine: &first, relu: true }) };
                     unit.forward(input, true);
                     let sums = last.shut(conv.output(), &mut gradient.to_vec(), &gradient, &gradient);
                     let training = (&after, &sums, 1e-5);

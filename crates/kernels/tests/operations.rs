@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bonsai_kernels::{
     Activation, Gradients, Pattern, Then, average_pool, batch_norm, batch_norm_train, concat, conv2d, depthwise,
-    gather_maps, global_average, max_pool, pad_shortcut, scale_maps, select, sparse_conv2d,
+    gather_maps, global_average, max_pool, pad_shortcut, scale_maps, sparse_conv2d,
 };
 use burn::tensor::module::{avg_pool2d, conv2d as burns_conv2d, max_pool2d};
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
@@ -178,10 +178,191 @@ fn check_planes([images, channels, height, width]: [usize; 4], more: usize) {
 
         // Every second channel, the last ones first.
         let places: Vec<usize> = (0..channels).rev().step_by(2).collect();
-        let picked = select(Activation::new(x.clone()), &places).into_nchw();
-        let indices: Vec<i32> = places.iter().map(|place| *place as i32).collect();
-        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &device);
-        close(&results(picked, &[&x], &[]), &results(x.clone().select(1, indices), &[&x], &[]));
+        let picked = pick(Activation::new(x.clone()), &places).into_nchw();
+        close(&results(picked, &[&x], &[]), &results(burns_pick(x.clone(), &places), &[&x], &[]));
+
+        // Some of both, one of them twice.
+        let places: Vec<usize> = (0..channels + more).step_by(2).chain([channels]).collect();
+        let joined = concat(Activation::new(x.clone()), Activation::new(y.clone()));
+        let burns = Tensor::cat(vec![x.clone(), y.clone()], 1);
+        let picked = pick(joined, &places).into_nchw();
+        close(&results(picked, &[&x, &y], &[]), &results(burns_pick(burns, &places), &[&x, &y], &[]));
+    }
+}
+
+fn pick(x: Activation, places: &[usize]) -> Activation {
+    gather_maps(x, places.iter().copied().map(Some).collect(), 1)
+}
+
+fn burns_pick(x: Tensor<4>, places: &[usize]) -> Tensor<4> {
+    let indices: Vec<i32> = places.iter().map(|place| *place as i32).collect();
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [places.len()]), &x.device());
+    x.select(1, indices)
+}
+
+/// Layers that put channels behind those that they read, as those of a DenseNet: each normalises channels that it picks.
+struct Layers {
+    x: Tensor<4>,
+    weights: Vec<Tensor<4>>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    picks: Vec<Vec<usize>>,
+}
+
+const GROWTH: usize = 2;
+const READ: usize = 5;
+
+impl Layers {
+    /// Draws `count` layers that read [`READ`] channels each, all of them of different activations.
+    fn new(count: usize, images: usize, side: usize, device: &Device) -> Layers {
+        let mut random_places = bonsai_random::stream(0, "picks", count);
+        let picks =
+            (0..count).map(|layer| (0..READ).map(|_| random_places.random_range(0..READ + GROWTH * layer)).collect());
+        Layers {
+            picks: picks.collect(),
+            x: random([images, READ, side, side], "x", device),
+            weights: (0..count).map(|i| random([GROWTH, READ, 3, 3], &format!("weight {i}"), device)).collect(),
+            gamma: random([READ], "gamma", device),
+            beta: random([READ], "beta", device),
+        }
+    }
+
+    fn ours(&self) -> Vec<Vec<f32>> {
+        let norm = |x| batch_norm_train(x, self.gamma.clone(), self.beta.clone(), 1e-5, Then::Relu).output;
+        let stream =
+            self.weights.iter().zip(&self.picks).fold(Activation::new(self.x.clone()), |stream, (weight, picks)| {
+                let read = norm(pick(stream.clone(), picks));
+                concat(stream, conv2d(read, weight.clone(), None, 1, 1))
+            });
+        // The last normalisation has no convolution behind it; the stream itself is read too.
+        let last: Vec<usize> = (0..READ).map(|place| place * 2).collect();
+        let y = concat(norm(pick(stream.clone(), &last)), stream).into_nchw();
+        self.results(y)
+    }
+
+    fn burns(&self) -> Vec<Vec<f32>> {
+        let norm = |x| relu(burns_batch_norm_train(x, self.gamma.clone(), self.beta.clone(), 1e-5).output);
+        let stream = self.weights.iter().zip(&self.picks).fold(self.x.clone(), |stream, (weight, picks)| {
+            let read = norm(burns_pick(stream.clone(), picks));
+            let made = burns_conv2d(read, weight.clone(), None, ConvOptions::new([1; 2], [1; 2], [1; 2], 1));
+            Tensor::cat(vec![stream, made], 1)
+        });
+        let last: Vec<usize> = (0..READ).map(|place| place * 2).collect();
+        self.results(Tensor::cat(vec![norm(burns_pick(stream.clone(), &last)), stream], 1))
+    }
+
+    fn results(&self, y: Tensor<4>) -> Vec<Vec<f32>> {
+        let inputs: Vec<&Tensor<4>> = std::iter::once(&self.x).chain(&self.weights).collect();
+        results(y, &inputs, &[&self.gamma, &self.beta])
+    }
+}
+
+#[track_caller]
+fn nearly(ours: &[Vec<f32>], burns: &[Vec<f32>]) {
+    for (i, (ours, burns)) in ours.iter().zip(burns).enumerate() {
+        // A chain of layers multiplies the rounding of each.
+        let size = burns.iter().fold(1.0f32, |size, value| size.max(value.abs()));
+        let distance = ours.iter().zip(burns).fold(0.0f32, |all, (a, b)| all.max((a - b).abs()));
+        assert!(distance <= 2e-4 * size, "result {i}: {distance} of {size}");
+    }
+}
+
+#[test]
+fn normalisations_read_picked_channels_where_they_are() {
+    for device in devices() {
+        // The last count is that of more activations than one operation reads.
+        for (count, images, side) in [(3, 16, 8), (4, 19, 5), (15, 2, 3)] {
+            let layers = Layers::new(count, images, side, &device);
+            nearly(&layers.ours(), &layers.burns());
+        }
+    }
+}
+
+#[test]
+fn picked_channels_give_the_same_bits_on_any_number_of_threads() {
+    let device = Device::flex().autodiff();
+    for side in [5, 24] {
+        let layers = Layers::new(4, 40, side, &device);
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| layers.ours())
+        };
+        let one = on(1);
+        assert!(one == on(2) && one == on(3) && one == on(7));
+    }
+}
+
+/// A residual block that normalises first, reads some channels of a stream and adds to all of them.
+fn check_residual(length: usize, last_norm: bool, shared: bool, device: &Device) {
+    let x = random([18, 4, 6, 6], "x", device);
+    let places = [3, 0];
+    let widths: Vec<usize> = [2].into_iter().chain((0..length).map(|i| if i + 1 == length { 4 } else { 3 })).collect();
+    let weight = |i: usize| random([widths[i + 1], widths[i], 3, 3], &format!("weight {i}"), device);
+    let weights: Vec<_> = (0..length).map(weight).collect();
+    let scales: Vec<_> =
+        widths.iter().map(|width| [random([*width], "gamma", device), random([*width], "beta", device)]).collect();
+    let inputs: Vec<&Tensor<4>> = std::iter::once(&x).chain(&weights).collect();
+    let used = if last_norm { &scales[..] } else { &scales[..length] };
+    let vectors: Vec<&Tensor<1>> = used.iter().flatten().collect();
+    // The block is used twice, so that the stream has gradients from both.
+    let rounds = if shared { 2 } else { 1 };
+
+    let norm =
+        |x, [gamma, beta]: &[Tensor<1>; 2], then| batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5, then).output;
+    let mut stream = Activation::new(x.clone());
+    for _ in 0..rounds {
+        let mut y = pick(stream.clone(), &places);
+        for (weight, scales) in weights.iter().zip(&scales) {
+            y = conv2d(norm(y, scales, Then::Relu), weight.clone(), None, 1, 1);
+        }
+        if last_norm {
+            y = norm(y, &scales[length], Then::Nothing);
+        }
+        stream = y.add(stream);
+    }
+    let ours = results(stream.into_nchw(), &inputs, &vectors);
+
+    let norm = |x, [gamma, beta]: &[Tensor<1>; 2]| burns_batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5).output;
+    let mut stream = x.clone();
+    for _ in 0..rounds {
+        let mut y = burns_pick(stream.clone(), &places);
+        for (weight, scales) in weights.iter().zip(&scales) {
+            let options = ConvOptions::new([1; 2], [1; 2], [1; 2], 1);
+            y = burns_conv2d(relu(norm(y, scales)), weight.clone(), None, options);
+        }
+        if last_norm {
+            y = norm(y, &scales[length]);
+        }
+        stream = y + stream;
+    }
+    nearly(&ours, &results(stream, &inputs, &vectors));
+}
+
+#[test]
+fn residual_blocks_that_normalise_first_are_those_of_burn() {
+    for device in devices() {
+        for length in 1..5 {
+            for (last_norm, shared) in [(false, false), (false, true), (true, true)] {
+                check_residual(length, last_norm, shared, &device);
+            }
+        }
+    }
+}
+
+#[test]
+fn picked_channels_are_evaluated_without_autodiff() {
+    let device = Device::flex();
+    let (x, y) = (random([18, 4, 5, 6], "x", &device), random([18, 3, 5, 6], "y", &device));
+    let places = [6, 1, 4];
+    let channel = |purpose| random([3], purpose, &device);
+    let variance = channel("variance").abs() + 0.5;
+    for then in [Then::Nothing, Then::Relu] {
+        let picked = pick(concat(Activation::new(x.clone()), Activation::new(y.clone())), &places);
+        let rectified = matches!(then, Then::Relu);
+        let ours = batch_norm(picked, channel("g"), channel("b"), channel("m"), variance.clone(), 1e-5, then);
+        let burns = burns_pick(Tensor::cat(vec![x.clone(), y.clone()], 1), &places);
+        let burns = burns_batch_norm(burns, channel("g"), channel("b"), channel("m"), variance.clone(), 1e-5);
+        close(&[floats(ours.into_nchw())], &[floats(if rectified { relu(burns) } else { burns })]);
     }
 }
 

@@ -6,6 +6,7 @@ use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::maps::Maps;
+use bonsai_kernels::planes::Planes;
 use bonsai_kernels::simd::Level;
 use proptest::prelude::*;
 use rand::RngExt;
@@ -61,7 +62,7 @@ impl Case {
     }
 
     fn input(&self) -> Input<'_> {
-        Input { x: &self.x, norm: self.before.as_ref().map(|affine| Norm { affine, relu: true }) }
+        Input { x: Planes::Whole(&self.x), norm: self.before.as_ref().map(|affine| Norm { affine, relu: true }) }
     }
 
     /// Everything a unit returns, forward and backward.

@@ -327,6 +327,50 @@ impl<T: Stored> Kernel for Through<'_, T> {
     }
 }
 
+/// Writes the gradient of `x` in a plane, or adds it to what is there.
+pub(crate) struct Onto<'a> {
+    pub maps: Maps,
+    pub channel: Channel,
+    /// As in [`Backward`].
+    pub slope: (f32, f32),
+    pub gradient: &'a [f32],
+    pub x: &'a [f32],
+    pub gate: Gate<'a>,
+    pub add: bool,
+    pub out: &'a mut [f32],
+}
+
+impl Onto<'_> {
+    #[inline(always)]
+    fn apply(self, gate: impl Fn(f32, f32) -> bool + Copy, output: &[f32]) {
+        let backward = self.channel.backward(self.slope);
+        for y in 0..self.maps.height {
+            let at = self.maps.floats(y);
+            let pixels = self.out[at.clone()].iter_mut().zip(&self.gradient[at.clone()]);
+            let pixels = pixels.zip(&self.x[at.clone()]).zip(&output[at]);
+            if self.add {
+                pixels.for_each(|(((out, g), x), y)| *out += backward(if gate(*x, *y) { *g } else { 0.0 }, *x));
+            } else {
+                pixels.for_each(|(((out, g), x), y)| *out = backward(if gate(*x, *y) { *g } else { 0.0 }, *x));
+            }
+        }
+    }
+}
+
+impl Kernel for Onto<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (channel, x) = (self.channel, self.x);
+        match self.gate {
+            Gate::Open => self.apply(|_, _| true, x),
+            Gate::Input => self.apply(|x, _| channel.normalise(x) > 0.0, x),
+            Gate::Output(output) => self.apply(|_, y| y > 0.0, output),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

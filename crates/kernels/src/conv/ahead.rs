@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::maps::{LANES, Maps};
+use crate::planes::Planes;
 use crate::simd::Lanes;
 
 /// Rows of some blocks that will be read or written next.
@@ -45,6 +46,20 @@ impl Ahead {
         let lines = (maps.floats(rows.end - 1).end - start) / LANES;
         let (first, planes) = (block.wrapping_add(start), maps.channels);
         self.runs.push(Lines { first, plane: maps.plane(), lines, planes, line: 0 });
+    }
+
+    /// Adds rows of all channels of a block, if there is such a block.
+    pub fn add_planes(&mut self, maps: Maps, planes: Planes, block: usize, rows: Range<usize>) {
+        if block >= maps.blocks() {
+            return;
+        }
+        match planes {
+            Planes::Whole(x) => self.add(maps, x[block * maps.block()..].as_ptr(), rows),
+            Planes::Picked(picked) => {
+                let one = Maps { channels: 1, ..maps };
+                (0..maps.channels).rev().for_each(|i| self.add(one, picked.plane(block, i).as_ptr(), rows.clone()));
+            }
+        }
     }
 
     /// Says how many kernels, the next one included, share what is left.

@@ -9,7 +9,7 @@ use super::ahead::Ahead;
 use super::kept_gradient::{self, Sums};
 use super::pattern::Entries;
 use super::plan::{Plan, Start};
-use super::unit::{Backward, Norm};
+use super::unit::{Backward, Input};
 use crate::batch_norm::planes::{Moments, Reduce, Running};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
@@ -48,12 +48,12 @@ pub(super) fn forward(
     plan: &Plan,
     level: Level,
     block: Block,
-    norm: Option<Norm>,
-    x: &[f32],
+    input: Input,
     output: &mut [f32],
     moments: Option<&mut [(f64, f64)]>,
 ) {
     let (from, to) = (conv.input, conv.output());
+    let Input { x, norm } = input;
     let height = rows(to).max(rows(from).div_ceil(conv.stride));
     // Input rows that the output rows before `end` read.
     let needed = |end: usize| match end < to.height {
@@ -67,9 +67,8 @@ pub(super) fn forward(
         let end = (start + height).min(to.height);
         if let (Some(norm), Some(applied)) = (norm, &mut applied) {
             let _timer = Part::Normalisation.time();
-            for (channel, (x, y)) in
-                x.chunks_exact(from.plane()).zip(applied.chunks_exact_mut(from.plane())).enumerate()
-            {
+            for (channel, y) in applied.chunks_exact_mut(from.plane()).enumerate() {
+                let x = x.plane(from, block.number, channel);
                 norm.plane(level, from, block.number, channel, x, y, ready..needed(end));
             }
         }
@@ -77,13 +76,14 @@ pub(super) fn forward(
         let mut ahead = Ahead::nothing();
         if end < to.height {
             let next = (end + height).min(to.height);
-            ahead.add(from, x.as_ptr(), ready..needed(next));
+            ahead.add_planes(from, x, block.number, ready..needed(next));
             ahead.add(to, output.as_ptr(), end..next);
         } else if !block.is_last {
-            ahead.add(from, x.as_ptr().wrapping_add(from.block()), 0..needed(height.min(to.height)));
+            ahead.add_planes(from, x, block.number + 1, 0..needed(height.min(to.height)));
             ahead.add(to, output.as_ptr().wrapping_add(to.block()), 0..height.min(to.height));
         }
-        plan.rows(applied.as_deref().unwrap_or(x), output, Start::Zero, start..end, ahead.among(1));
+        let x = applied.as_deref().unwrap_or_else(|| x.blocks(from, block.number..block.number + 1));
+        plan.rows(x, output, Start::Zero, start..end, ahead.among(1));
         let _timer = Part::Normalisation.time();
         for (plane, running) in output.chunks_exact(to.plane()).zip(&mut running) {
             level.run(Moments { maps: to, lanes: to.lanes(block.number), rows: start..end, plane, running });
@@ -100,12 +100,10 @@ pub(super) struct Group<'a> {
     pub level: Level,
     /// The number of the first block.
     pub first: usize,
-    /// The input, before its normalisation.
-    pub x: &'a [f32],
+    /// The input.
+    pub input: Input<'a>,
     /// The gradient of the output, or of its normalisation.
     pub gradient: &'a [f32],
-    /// The normalisation of the input.
-    pub norm: Option<Norm<'a>>,
     /// The normalisation of the output, and its slopes.
     pub through: Option<(Backward<'a>, &'a [(f32, f32)])>,
 }
@@ -130,12 +128,12 @@ impl Group<'_> {
         start: Start,
         sums: &mut [(f32, f32)],
     ) -> Done {
-        let Group { conv, level, first, .. } = *self;
+        let Group { conv, level, first, input: Input { x: planes, norm }, .. } = *self;
         let (from, to) = (conv.input, conv.output());
-        let mut applied = self.norm.map(|_| Buffer::any(self.x.len()));
+        let blocks = self.gradient.len() / to.block();
+        let mut applied = norm.map(|_| Buffer::any(blocks * from.block()));
         let mut through = self.through.as_ref().map(|_| Buffer::any(self.gradient.len()));
         let mut kept = entries.map(|entries| Sums::new(conv, entries));
-        let blocks = self.gradient.len() / to.block();
         let slot = entries.map(|entries| kept_gradient::slot(conv, entries, blocks)).unwrap_or_default();
         let height = rows(from).max(rows(to)).min(to.height);
         // A row of each gradient needs so many rows after it of the other's map.
@@ -155,10 +153,9 @@ impl Group<'_> {
                         norm.plane(level, to, first, plane, slopes, self.gradient, out, ready..needed(end));
                     }
                 }
-                if let (Some(norm), Some(applied)) = (self.norm, &mut applied) {
-                    let planes = self.x[of_x.clone()].chunks_exact(from.plane());
-                    let planes = planes.zip(applied[of_x.clone()].chunks_exact_mut(from.plane()));
-                    for (channel, (x, y)) in planes.enumerate() {
+                if let (Some(norm), Some(applied)) = (norm, &mut applied) {
+                    for (channel, y) in applied[of_x.clone()].chunks_exact_mut(from.plane()).enumerate() {
+                        let x = planes.plane(from, first + block, channel);
                         norm.plane(level, from, first + block, channel, x, y, ready..needed(end));
                     }
                 }
@@ -170,7 +167,7 @@ impl Group<'_> {
                     false if is_last => (0, 0..0, 0..0),
                     false => (1, 0..needed(height), 0..height),
                 };
-                ahead.add(from, self.x.as_ptr().wrapping_add(of_x.start + over * from.block()), next.clone());
+                ahead.add_planes(from, planes, first + block + over, next.clone());
                 ahead.add(to, self.gradient.as_ptr().wrapping_add(of_z.start + over * to.block()), next.clone());
                 if let Some((norm, _)) = &self.through {
                     ahead.add(to, norm.z.as_ptr().wrapping_add(of_z.start + over * to.block()), next);
@@ -178,7 +175,10 @@ impl Group<'_> {
                 if let Some(of_input) = of_input.as_deref() {
                     ahead.add(from, of_input.as_ptr().wrapping_add(of_x.start + over * from.block()), output);
                 }
-                let x = &applied.as_deref().unwrap_or(self.x)[of_x.clone()];
+                let x = match &applied {
+                    Some(applied) => &applied[of_x.clone()],
+                    None => planes.blocks(from, first + block..first + block + 1),
+                };
                 let gradient = &through.as_deref().unwrap_or(self.gradient)[of_z.clone()];
                 if let (Some(kept), Some(entries)) = (&mut kept, entries) {
                     let _timer = slot.time();
@@ -194,10 +194,11 @@ impl Group<'_> {
                 let (Some(plan), Some(of_input)) = (plan, of_input.as_deref_mut()) else { continue };
                 let of_input = &mut of_input[of_x.clone()];
                 plan.rows(gradient, of_input, start, begin..end, ahead.among(1));
-                let Some(norm) = self.norm else { continue };
+                let Some(norm) = norm else { continue };
                 let _timer = Part::Normalisation.time();
-                let planes = of_input.chunks_exact(from.plane()).zip(self.x[of_x.clone()].chunks_exact(from.plane()));
-                for (channel, ((gradient, x), running)) in planes.zip(&mut running).enumerate() {
+                for (channel, (gradient, running)) in of_input.chunks_exact(from.plane()).zip(&mut running).enumerate()
+                {
+                    let x = planes.plane(from, first + block, channel);
                     let (channel, gate, rows) = (norm.affine.channel(channel), norm.gate(), begin..end);
                     level.run(Reduce { maps: from, rows, channel, gradient, x, gate, running });
                 }

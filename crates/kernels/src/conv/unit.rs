@@ -23,6 +23,7 @@ use crate::batch_norm::{Affine, Gate, Statistics, Sums, planes_per_task, timer};
 use crate::bf16::{Precision, Stored};
 use crate::buffer::{Buffer, Halves};
 use crate::maps::Maps;
+use crate::planes::Planes;
 use crate::profile::Direction;
 use crate::simd::Level;
 
@@ -42,8 +43,8 @@ pub struct Unit<'a> {
 /// What a unit reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// The maps.
-    pub x: &'a [f32],
+    /// The maps; channels that are picked out of several activations must be normalised.
+    pub x: Planes<'a>,
     /// What is done to them first.
     pub norm: Option<Norm<'a>>,
 }
@@ -100,7 +101,8 @@ impl Unit<'_> {
     /// Panics if a length is not that of its shape, or the convolution needs a wider margin than maps have.
     pub fn forward(&self, input: Input, statistics: bool) -> (Buffer, Option<Statistics>) {
         let (from, to) = (self.conv.input, self.conv.output());
-        self.conv.check(input.x, self.weight);
+        input.x.check(from);
+        self.conv.check_weight(self.weight);
         assert!(self.conv.fits(), "margin for {:?}", self.conv);
         let level = Level::current();
         let precision = self.precision();
@@ -111,7 +113,7 @@ impl Unit<'_> {
         let mut output = Buffer::any(to.len());
         let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
         let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
-        blocks.zip(input.x.par_chunks(from.block())).enumerate().for_each(|(block, ((output, moments), x))| {
+        blocks.enumerate().for_each(|(block, (output, moments))| {
             if by_rows {
                 let is_last = block + 1 == to.blocks();
                 return strips::forward(
@@ -119,17 +121,17 @@ impl Unit<'_> {
                     &plan,
                     level,
                     Block { number: block, is_last },
-                    input.norm,
-                    x,
+                    input,
                     output,
                     statistics.then_some(moments),
                 );
             }
             let applied = match precision {
-                Precision::F32 => input.applied(level, from, block, x),
-                Precision::Bf16 => Some(rounded::in_pairs(level, from, &input.rounded(level, from, block, x))),
+                Precision::F32 => input.applied(level, from, block..block + 1),
+                Precision::Bf16 => Some(rounded::in_pairs(level, from, &input.rounded(level, from, block..block + 1))),
             };
-            plan.block(applied.as_deref().unwrap_or(x), output, Start::Zero, moments, |_, plane, moments| {
+            let x = applied.as_deref().unwrap_or_else(|| input.x.blocks(from, block..block + 1));
+            plan.block(x, output, Start::Zero, moments, |_, plane, moments| {
                 if statistics {
                     let (lanes, mut running) = (to.lanes(block), Running::new());
                     level.run(Moments { maps: to, lanes, rows: 0..to.height, plane, running: &mut running });
@@ -148,7 +150,7 @@ impl Unit<'_> {
     pub fn backward(&self, input: Input, gradient: &[f32], norm: Option<Backward>, wanted: Wanted) -> Gradients {
         let conv = self.conv;
         let (from, to) = (conv.input, conv.output());
-        conv.check(input.x, self.weight);
+        input.x.check(from);
         conv.check_gradient(gradient, self.weight);
         assert!(conv.fits(), "margin for {conv:?}");
         assert!(wanted.onto.as_ref().is_none_or(|onto| onto.len() == from.len()));
@@ -183,7 +185,7 @@ impl Unit<'_> {
         work.into_par_iter().enumerate().for_each(|(group, (of_input, dense, kept, sums))| {
             let first = group * blocks;
             let gradient = part(gradient, blocks * to.block(), group);
-            let x = part(input.x, blocks * from.block(), group);
+            let these = first..(first + blocks).min(from.blocks());
             let of_output = OfOutput {
                 gradient,
                 norm: norm.zip(slopes.as_deref()).map(|(norm, slopes)| {
@@ -192,12 +194,13 @@ impl Unit<'_> {
                 }),
             };
             if by_rows {
-                let task = strips::Group { conv, level, first, x, gradient, norm: input.norm, through: of_output.norm };
+                let task = strips::Group { conv, level, first, input, gradient, through: of_output.norm };
                 let done = task.run(plan.as_ref(), entries.as_ref(), of_input, start, sums);
                 if let Some(sums) = done.kept {
                     *kept = sums;
                 } else if let Some(dense) = dense {
-                    let (x, gradient) = (done.x.as_deref().unwrap_or(x), done.gradient.as_deref().unwrap_or(gradient));
+                    let x = done.x.as_deref().unwrap_or_else(|| input.x.blocks(from, these));
+                    let gradient = done.gradient.as_deref().unwrap_or(gradient);
                     weight_gradient::group(level, conv, x, gradient, dense);
                 }
                 return;
@@ -208,10 +211,9 @@ impl Unit<'_> {
                     of_input.par_chunks_mut(from.block()).zip(gradient.par_chunks(operand(to, precision).block()));
                 work.zip(sums.par_chunks_mut(from.channels)).enumerate().for_each(
                     |(block, ((of_input, gradient), sums))| {
-                        let x = &x[block * from.block()..];
                         plan.block(gradient, of_input, start, sums, |channel, gradient, sums| {
                             if let Some(norm) = input.norm {
-                                let x = &x[channel * from.plane()..][..from.plane()];
+                                let x = input.x.plane(from, first + block, channel);
                                 let (channel, gate) = (norm.affine.channel(channel), norm.gate());
                                 let (rows, running) = (0..from.height, &mut Running::new());
                                 level.run(Reduce { maps: from, rows, channel, gradient, x, gate, running });
@@ -226,8 +228,8 @@ impl Unit<'_> {
                     let through = of_output.through(level, to, first);
                     let gradient = through.as_deref().unwrap_or(gradient);
                     if wanted.weight {
-                        let applied = input.applied(level, from, first, x);
-                        let applied = applied.as_deref().unwrap_or(x);
+                        let applied = input.applied(level, from, these.clone());
+                        let applied = applied.as_deref().unwrap_or_else(|| input.x.blocks(from, these));
                         match (&entries, dense) {
                             (Some(entries), _) => *kept = kept_gradient::group(level, conv, entries, applied, gradient),
                             (None, Some(dense)) => weight_gradient::group(level, conv, applied, gradient, dense),
@@ -239,7 +241,7 @@ impl Unit<'_> {
                 Precision::Bf16 => {
                     let gradient = of_output.rounded(level, to, first);
                     if let Some(dense) = dense {
-                        let x = input.rounded(level, from, first, x);
+                        let x = input.rounded(level, from, these);
                         weight_gradient::group(level, conv, &x, &gradient, dense);
                     }
                     if wanted.input {
@@ -271,20 +273,20 @@ fn operand(maps: Maps, precision: Precision) -> Maps {
 }
 
 impl Input<'_> {
-    /// Returns some blocks as the convolution reads them, of which `first` is the first, unless they are as they should be.
-    fn applied(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Option<Buffer> {
+    /// Returns some blocks as the convolution reads them, unless they are as they should be.
+    fn applied(&self, level: Level, maps: Maps, blocks: Range<usize>) -> Option<Buffer> {
         self.norm.map(|norm| {
-            let mut y = Buffer::any(x.len());
-            norm.apply(level, maps, first, x, &mut y);
+            let mut y = Buffer::any(blocks.len() * maps.block());
+            norm.apply(level, maps, blocks.start, self.x, &mut y);
             y
         })
     }
 
     /// Returns the same in bf16.
-    fn rounded(&self, level: Level, maps: Maps, first: usize, x: &[f32]) -> Halves {
-        let Some(norm) = self.norm else { return rounded::round(level, maps, x) };
-        let mut y = Halves::any(x.len());
-        norm.apply(level, maps, first, x, &mut y);
+    fn rounded(&self, level: Level, maps: Maps, blocks: Range<usize>) -> Halves {
+        let Some(norm) = self.norm else { return rounded::round(level, maps, self.x.blocks(maps, blocks)) };
+        let mut y = Halves::any(blocks.len() * maps.block());
+        norm.apply(level, maps, blocks.start, self.x, &mut y);
         y
     }
 }
@@ -295,11 +297,12 @@ impl Norm<'_> {
         if self.relu { Gate::Input } else { Gate::Open }
     }
 
-    /// Normalises some blocks, of which `first` is the first.
-    fn apply<T: Stored>(&self, level: Level, maps: Maps, first: usize, x: &[f32], y: &mut [T]) {
-        let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).enumerate();
-        planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (y, x))| {
-            self.plane(level, maps, first + i / maps.channels, i % maps.channels, x, y, 0..maps.height);
+    /// Normalises the blocks of `x` from `first` on that fit into `y`.
+    fn apply<T: Stored>(&self, level: Level, maps: Maps, first: usize, x: Planes, y: &mut [T]) {
+        let planes = y.par_chunks_mut(maps.plane()).enumerate();
+        planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, y)| {
+            let (block, channel) = (first + i / maps.channels, i % maps.channels);
+            self.plane(level, maps, block, channel, x.plane(maps, block, channel), y, 0..maps.height);
         });
     }
 

@@ -1,13 +1,16 @@
 //! An activation and its layout.
 
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, activation};
 
 use super::flex::{Floats, is_ours, run, tensor};
 use super::pending::Pending;
+use super::planes::View;
 use crate::Precision;
+use crate::batch_norm::Statistics;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 
@@ -27,8 +30,10 @@ enum State {
     Nchw(Tensor<4>),
     /// Maps in blocks.
     Blocks(Blocks),
+    /// Channels of other maps in blocks.
+    View(View),
     /// Operations that are not in the graph yet.
-    Pending(Box<Pending>, OnceLock<Tensor<4>>),
+    Pending(Box<Pending>, OnceLock<Blocks>),
 }
 
 /// Maps in blocks.
@@ -40,6 +45,33 @@ pub(super) struct Blocks {
     pub maps: Maps,
     /// What they are the parameter-free shortcut of, if they are.
     pub narrow: Option<Box<Blocks>>,
+    /// What is known about them besides.
+    pub known: Arc<Known>,
+}
+
+/// What the operations that read the same blocks tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Their statistics, once somebody has taken them.
+    pub statistics: OnceLock<Statistics>,
+    /// Whether their gradient has been begun, in the backward pass, by an operation that adds to what is there.
+    pub has_gradient: AtomicBool,
+}
+
+impl Blocks {
+    /// Makes blocks of a tensor.
+    pub fn new(tensor: Tensor<4>, maps: Maps) -> Blocks {
+        Blocks { tensor, maps, narrow: None, known: Arc::default() }
+    }
+
+    /// Says what the statistics are.
+    pub fn with_statistics(self, statistics: Option<Statistics>) -> Blocks {
+        if let Some(statistics) = statistics {
+            // Whoever took them first took the same.
+            self.known.statistics.get_or_init(|| statistics);
+        }
+        self
+    }
 }
 
 impl Activation {
@@ -78,6 +110,7 @@ impl Activation {
         match &self.state {
             State::Nchw(images) => images.dims(),
             State::Blocks(blocks) => blocks.maps.dims(),
+            State::View(view) => view.maps().dims(),
             State::Pending(pending, _) => pending.maps().dims(),
         }
     }
@@ -86,6 +119,7 @@ impl Activation {
     pub fn device(&self) -> Device {
         match &self.state {
             State::Nchw(tensor) | State::Blocks(Blocks { tensor, .. }) => tensor.device(),
+            State::View(view) => view.parts[0].tensor.device(),
             State::Pending(pending, _) => pending.device(),
         }
     }
@@ -102,7 +136,15 @@ impl Activation {
     /// Adds `other`, an activation of the same shape.
     #[allow(clippy::should_implement_trait)]
     pub fn add(self, other: Activation) -> Activation {
-        match self.into_blocks() {
+        let this = match self.into_pending() {
+            Ok(chain) if chain.takes_residual() => {
+                let residual = other.blocks_of(chain.maps());
+                return Activation::of_settled(chain.settle_with(residual));
+            }
+            Ok(chain) => Activation::of_pending(chain),
+            Err(this) => this,
+        };
+        match this.into_blocks() {
             Ok(Blocks { tensor, maps, .. }) => Activation::of_blocks(tensor + other.blocks_of(maps).tensor, maps),
             Err(images) => Activation::of_nchw(images + other.into_nchw()),
         }
@@ -127,12 +169,20 @@ impl Activation {
     }
 
     pub(super) fn of_blocks(tensor: Tensor<4>, maps: Maps) -> Activation {
-        Activation::of(State::Blocks(Blocks { tensor, maps, narrow: None }))
+        Activation::of(State::Blocks(Blocks::new(tensor, maps)))
+    }
+
+    pub(super) fn of_settled(blocks: Blocks) -> Activation {
+        Activation::of(State::Blocks(blocks))
+    }
+
+    pub(super) fn of_view(view: View) -> Activation {
+        Activation::of(State::View(view))
     }
 
     /// Marks blocks as the parameter-free shortcut of `narrow`.
     pub(super) fn of_shortcut(tensor: Tensor<4>, maps: Maps, narrow: Blocks) -> Activation {
-        Activation::of(State::Blocks(Blocks { tensor, maps, narrow: Some(Box::new(narrow)) }))
+        Activation::of_settled(Blocks { narrow: Some(Box::new(narrow)), ..Blocks::new(tensor, maps) })
     }
 
     pub(super) fn of_pending(pending: Pending) -> Activation {
@@ -152,11 +202,16 @@ impl Activation {
         match self.state {
             State::Nchw(images) => Err(images),
             State::Blocks(blocks) => Ok(blocks),
-            State::Pending(pending, settled) => {
-                let maps = pending.maps();
-                let tensor = settled.into_inner().unwrap_or_else(|| pending.settle());
-                Ok(Blocks { tensor, maps, narrow: None })
-            }
+            State::View(view) => Ok(view.settle()),
+            State::Pending(pending, settled) => Ok(settled.into_inner().unwrap_or_else(|| pending.settle())),
+        }
+    }
+
+    /// Returns the channels, wherever they are, or the maps as they are.
+    pub(super) fn into_view(self) -> Result<View, Tensor<4>> {
+        match self.state {
+            State::View(view) => Ok(view),
+            State::Nchw(_) | State::Blocks(_) | State::Pending(..) => self.into_blocks().map(View::whole),
         }
     }
 
@@ -178,9 +233,9 @@ impl Clone for Activation {
         let clone = match &self.state {
             State::Nchw(images) => Activation::of_nchw(images.clone()),
             State::Blocks(blocks) => Activation::of(State::Blocks(blocks.clone())),
+            State::View(view) => Activation::of_view(view.clone()),
             State::Pending(pending, settled) => {
-                let tensor = settled.get_or_init(|| pending.clone().settle());
-                Activation::of_blocks(tensor.clone(), pending.maps())
+                Activation::of_settled(settled.get_or_init(|| pending.clone().settle()).clone())
             }
         };
         clone.with_precision(self.precision)

@@ -2,15 +2,18 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use burn::tensor::{activation, module};
 
 use super::Activation;
 use super::activation::{Blocks, in_blocks, shape};
-use super::flex::{Floats, is_flex, run, vector, writable};
+use super::flex::{Floats, Input, is_flex, run, vector, writable};
+use super::pending::Pending;
+use super::planes::parts_of;
 use super::reductions;
 use crate::batch_norm::{Affine, Gate, Statistics};
 use crate::maps::Maps;
+use crate::planes::Picked;
 
 /// What follows a batch normalisation.
 #[derive(Clone, Debug)]
@@ -52,15 +55,15 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
             let (chain, statistics) = chain.normalise(gamma, beta, epsilon, !matches!(then, Then::Nothing));
             let output = match then {
                 Then::Nothing | Then::Relu => Activation::of_pending(chain),
-                Then::AddRelu(residual) => Activation::of_blocks(chain.settle_with(residual.blocks_of(maps)), maps),
+                Then::AddRelu(residual) => Activation::of_settled(chain.settle_with(residual.blocks_of(maps))),
             };
             return finished(output, statistics);
         }
         Ok(chain) => Activation::of_pending(chain),
         Err(x) => x,
     };
-    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
-        Ok(blocks) => blocks,
+    let view = match x.into_view() {
+        Ok(view) => view,
         Err(images) => {
             // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
             if is_flex(&device) {
@@ -73,6 +76,12 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
             return Normalised { output, mean: batch.mean, variance: batch.variance };
         }
     };
+    if let Then::Nothing | Then::Relu = then {
+        let relu = matches!(then, Then::Relu);
+        let (chain, statistics) = Pending::in_front(view, device.clone(), gamma, beta, epsilon, relu);
+        return finished(Activation::of_pending(chain), statistics);
+    }
+    let Blocks { tensor: x, maps, .. } = view.settle();
     let mut taken = None;
     let output = normalise(maps, x, gamma, beta, epsilon, then, |x| {
         let statistics = Statistics::of(maps, x);
@@ -92,12 +101,24 @@ pub fn batch_norm(
     epsilon: f64,
     then: Then,
 ) -> Activation {
-    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
-        Ok(blocks) => blocks,
+    let view = match x.into_view() {
+        Ok(view) => view,
         Err(images) => return finish(module::batch_norm(images, gamma, beta, mean, variance, epsilon), then),
     };
     let floats = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("statistics are f32");
     let statistics = Statistics { mean: floats(mean), variance: floats(variance) };
+    let tracks = [gamma.device(), view.parts[0].tensor.device()].iter().any(Device::is_autodiff);
+    if let (false, false, Then::Nothing | Then::Relu) = (tracks, view.is_whole(), &then) {
+        let view = view.of_few_parts();
+        let inputs = view.parts.iter().map(|part| Input::from(part.tensor.clone()).floats()).collect::<Vec<_>>();
+        let shapes: Vec<Maps> = view.parts.iter().map(|part| part.maps).collect();
+        let parts = parts_of(&shapes, &inputs);
+        let affine = statistics.affine(&Input::from(gamma).floats(), &Input::from(beta).floats(), epsilon);
+        let y = affine.apply_picked(Picked::new(&parts, &view.places), matches!(then, Then::Relu));
+        let maps = view.maps();
+        return Activation::of_blocks(Tensor::from_primitive::<Flex>(in_blocks(maps, y)), maps);
+    }
+    let Blocks { tensor: x, maps, .. } = view.settle();
     normalise(maps, x, gamma, beta, epsilon, then, |_| (statistics, false))
 }
 

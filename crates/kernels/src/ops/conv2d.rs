@@ -73,10 +73,7 @@ fn convolve(
         }
         other => {
             let blocks = match other {
-                Ok(chain) => {
-                    let maps = chain.maps();
-                    Ok(Blocks { tensor: chain.settle(), maps, narrow: None })
-                }
+                Ok(chain) => Ok(chain.settle()),
                 Err(x) => x.into_blocks(),
             };
             let blocks = match blocks {

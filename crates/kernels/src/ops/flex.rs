@@ -57,6 +57,12 @@ impl Floats {
     }
 }
 
+impl From<Floats> for FlexTensor {
+    fn from(floats: Floats) -> FlexTensor {
+        floats.0
+    }
+}
+
 impl Deref for Floats {
     type Target = [f32];
 
@@ -140,6 +146,13 @@ impl Input {
 /// Turns the gradient of an output into those of the inputs that ask for one.
 pub(super) type Gradient<const N: usize> = dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync;
 
+/// Takes away what other operations have added up of an input's gradient; there must be something.
+pub(super) type Begun<'a> = dyn FnMut(usize) -> FlexTensor + 'a;
+
+/// The same for operations that add to gradients which others have begun.
+pub(super) type GradientOnto<const N: usize> =
+    dyn Fn(FlexTensor, [bool; N], &mut Begun) -> [Option<FlexTensor>; N] + Send + Sync;
+
 /// Runs an operation: `forward` returns the output and the function for the backward pass.
 pub(super) fn run<const N: usize, const D: usize>(
     inputs: [Input; N],
@@ -153,6 +166,18 @@ pub(super) fn run_as<const N: usize, const D: usize>(
     part: Part,
     inputs: [Input; N],
     forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<Gradient<N>>),
+) -> Tensor<D> {
+    run_onto(part, inputs, |floats| {
+        let (output, gradient) = forward(floats);
+        (output, Box::new(move |of_output, wanted, _: &mut Begun| gradient(of_output, wanted)))
+    })
+}
+
+/// Runs an operation whose backward pass may take over what has been added up of the gradients of its inputs.
+pub(super) fn run_onto<const N: usize, const D: usize>(
+    part: Part,
+    inputs: [Input; N],
+    forward: impl FnOnce([Floats; N]) -> (FlexTensor, Box<GradientOnto<N>>),
 ) -> Tensor<D> {
     let _section = section(part);
     if inputs.iter().all(|input| matches!(input, Input::Plain(_))) {
@@ -188,7 +213,7 @@ struct Step;
 
 #[derive(Clone)]
 struct State<const N: usize> {
-    gradient: Arc<Gradient<N>>,
+    gradient: Arc<GradientOnto<N>>,
     part: Part,
 }
 
@@ -204,7 +229,13 @@ impl<const N: usize> Backward<Flex, N> for Step {
     fn backward(self, ops: Ops<State<N>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let _section = section(ops.state.part);
         let gradient = gradients.consume::<Flex>(&ops.node);
-        let of_inputs = (ops.state.gradient)(gradient, ops.parents.each_ref().map(|parent| parent.is_some()));
+        let parents = &ops.parents;
+        let mut begun = |input: usize| {
+            let parent = parents[input].as_ref().expect("an input whose gradient has been begun is tracked");
+            gradients.consume::<Flex>(parent)
+        };
+        let wanted = parents.each_ref().map(|parent| parent.is_some());
+        let of_inputs = (ops.state.gradient)(gradient, wanted, &mut begun);
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<Flex>(parent.id, gradient);

@@ -1,13 +1,122 @@
-//! Channels put behind each other and picked out.
+//! Channels put behind each other, picked out, and gathered with zeros between them.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData, s};
 
 use super::Activation;
 use super::activation::{Blocks, in_blocks};
-use super::flex::{Floats, run_as};
+use super::flex::{Floats, Input, run, run_as};
 use crate::maps::Maps;
-use crate::planes;
-use crate::profile::Part;
+use crate::planes::{Part, Picked, Place};
+use crate::{pooling, profile};
+
+/// Activations that one operation of the graph reads channels of.
+pub(super) const PARTS: usize = 13;
+
+/// Channels of some activations, which are copied only for an operation that cannot read them where they are.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// The activations, of equal images and sizes.
+    pub parts: Vec<Blocks>,
+    /// Where each channel is.
+    pub places: Vec<Place>,
+}
+
+impl View {
+    /// Returns all channels of `blocks`.
+    pub fn whole(blocks: Blocks) -> View {
+        let places = (0..blocks.maps.channels).map(|channel| Place { part: 0, channel }).collect();
+        View { parts: vec![blocks], places }
+    }
+
+    /// Returns the shape.
+    pub fn maps(&self) -> Maps {
+        Maps { channels: self.places.len(), ..self.parts[0].maps }
+    }
+
+    /// Puts the channels of `other` behind these.
+    fn followed_by(mut self, other: View) -> View {
+        let (ours, theirs) = (self.maps(), other.maps());
+        assert_eq!(Maps { channels: ours.channels, ..theirs }, ours, "maps that are put behind each other");
+        let before = self.parts.len();
+        self.places.extend(other.places.iter().map(|place| Place { part: before + place.part, ..*place }));
+        self.parts.extend(other.parts);
+        self
+    }
+
+    /// Picks channels, and leaves out the activations that none of them is in.
+    fn pick(self, channels: impl Iterator<Item = usize>) -> View {
+        let places: Vec<Place> = channels.map(|channel| self.places[channel]).collect();
+        let mut numbers = vec![None; self.parts.len()];
+        let mut parts = Vec::new();
+        for (number, part) in self.parts.into_iter().enumerate() {
+            // One is kept for its shape even where nothing is picked.
+            if places.iter().any(|place| place.part == number) || (places.is_empty() && number == 0) {
+                numbers[number] = Some(parts.len());
+                parts.push(part);
+            }
+        }
+        let number = |part: usize| numbers[part].expect("a part that is read is kept");
+        View { places: places.iter().map(|place| Place { part: number(place.part), ..*place }).collect(), parts }
+    }
+
+    /// Returns the same channels in [`PARTS`] activations at most: the first ones are copied where there are more.
+    pub fn of_few_parts(mut self) -> View {
+        while self.parts.len() > PARTS {
+            let rest = self.parts.split_off(PARTS);
+            let (old, counts) =
+                (self.parts.len(), self.parts.iter().map(|part| part.maps.channels).collect::<Vec<_>>());
+            let first = self.parts.into_iter().map(View::whole).reduce(View::followed_by).expect("there are parts");
+            let place = |Place { part, channel }: &Place| match part.checked_sub(old) {
+                None => Place { part: 0, channel: counts[..*part].iter().sum::<usize>() + channel },
+                Some(behind) => Place { part: 1 + behind, channel: *channel },
+            };
+            let places = self.places.iter().map(place).collect();
+            self = View { parts: [first.settle()].into_iter().chain(rest).collect(), places };
+        }
+        self
+    }
+
+    /// Tells whether these are all channels of one activation, in their order.
+    pub fn is_whole(&self) -> bool {
+        self.parts.len() == 1
+            && self.places.len() == self.parts[0].maps.channels
+            && self.places.iter().enumerate().all(|(number, place)| place.channel == number)
+    }
+
+    /// Copies the channels, unless they are all those of one activation.
+    pub fn settle(self) -> Blocks {
+        if self.is_whole() {
+            return self.parts.into_iter().next().expect("there is one part");
+        }
+        let View { parts, places } = self.of_few_parts();
+        let shapes: Vec<Maps> = parts.iter().map(|part| part.maps).collect();
+        let to = Maps { channels: places.len(), ..shapes[0] };
+        let mut inputs: [Input; PARTS] = std::array::from_fn(|_| Input::none());
+        for (input, part) in inputs.iter_mut().zip(parts) {
+            *input = part.tensor.into();
+        }
+        let tensor = run_as(profile::Part::Layout, inputs, |floats| {
+            let y = in_blocks(to, Picked::new(&parts_of(&shapes, &floats), &places).gather());
+            let backward = move |gradient, wanted: [bool; PARTS]| {
+                let (gradient, parts) = (Floats::new(&gradient), parts_of(&shapes, &floats));
+                let picked = Picked::new(&parts, &places);
+                std::array::from_fn(|number| {
+                    let maps = shapes.get(number).filter(|_| wanted[number])?;
+                    Some(in_blocks(*maps, picked.gather_gradient(number, &gradient)))
+                })
+            };
+            (y, Box::new(backward))
+        });
+        Blocks::new(tensor, to)
+    }
+}
+
+/// Returns the activations that channels are picked from.
+pub(super) fn parts_of<'a>(maps: &[Maps], floats: &'a [Floats]) -> Vec<Part<'a>> {
+    maps.iter().zip(floats).map(|(maps, x)| Part { maps: *maps, x }).collect()
+}
 
 /// Puts the channels of `b` behind those of `a`.
 ///
@@ -15,51 +124,51 @@ use crate::profile::Part;
 ///
 /// Panics if the numbers of images or the sizes of the maps differ.
 pub fn concat(a: Activation, b: Activation) -> Activation {
-    let Blocks { tensor: a, maps, .. } = match a.into_blocks() {
-        Ok(blocks) => blocks,
+    let a = match a.into_view() {
+        Ok(view) => view,
         Err(images) => return Activation::of_nchw(Tensor::cat(vec![images, b.into_nchw()], 1)),
     };
-    let [images, channels, height, width] = b.dims();
-    let behind = Maps { channels, ..maps };
-    assert_eq!([images, height, width], [maps.images, maps.height, maps.width], "maps that are put behind each other");
-    let b = b.blocks_of(behind).tensor;
-    let to = Maps { channels: maps.channels + channels, ..maps };
-    let y = run_as(Part::Layout, [a.into(), b.into()], |[a, b]| {
-        let (to, y) = planes::concat(maps, &a, behind, &b);
-        let backward = move |gradient, [of_a, of_b]: [bool; 2]| {
-            let gradient = Floats::new(&gradient);
-            let part = |maps, first: usize, count: usize| {
-                in_blocks(maps, planes::select(to, &gradient, &(first..first + count).collect::<Vec<_>>()).1)
-            };
-            [of_a.then(|| part(maps, 0, maps.channels)), of_b.then(|| part(behind, maps.channels, channels))]
-        };
-        (in_blocks(to, y), Box::new(backward))
-    });
-    Activation::of_blocks(y, to)
+    let b = b.into_view().or_else(|images| Activation::new(images).into_view());
+    Activation::of_view(a.followed_by(b.expect("both activations are f32 and on flex")))
 }
 
-/// Picks the channels `places` out of `x`, in this order; they are all different.
+/// Takes for every channel of the result the map of one of `x`, every `stride`-th pixel of it, or zeros.
 ///
 /// # Panics
 ///
-/// Panics if there is no such channel.
-pub fn select(x: Activation, places: &[usize]) -> Activation {
-    let Blocks { tensor: x, maps, .. } = match x.into_blocks() {
-        Ok(blocks) => blocks,
-        Err(images) => {
-            let indices: Vec<i32> = places.iter().map(|place| *place as i32).collect();
-            let indices = TensorData::new(indices, [places.len()]);
-            let indices = Tensor::<1, Int>::from_data(indices, &images.device());
-            return Activation::of_nchw(images.select(1, indices));
+/// Panics if a source is no channel of `x` or the stride is 0.
+pub fn gather_maps(x: Activation, sources: Vec<Option<usize>>, stride: usize) -> Activation {
+    let [images, channels, ..] = x.dims();
+    assert!(sources.iter().flatten().all(|source| *source < channels) && stride > 0, "sources are channels");
+    let view = match x.into_view() {
+        Ok(view) => view,
+        Err(x) => {
+            let step = stride as isize;
+            let x = if stride == 1 { x } else { x.slice(s![.., .., ..;step, ..;step]) };
+            let [_, _, height, width] = x.dims();
+            let places: Vec<i32> = sources.iter().map(|source| source.unwrap_or(channels) as i32).collect();
+            let count = places.len();
+            let places: Tensor<1, Int> = Tensor::from_data(TensorData::new(places, [count]), &x.device());
+            let x = match sources.contains(&None) {
+                true => Tensor::cat(vec![x.clone(), Tensor::zeros([images, 1, height, width], &x.device())], 1),
+                false => x,
+            };
+            return Activation::of_nchw(x.select(1, places));
         }
     };
-    let to = Maps { channels: places.len(), ..maps };
-    let places = places.to_vec();
-    let y = run_as(Part::Layout, [x.into()], |[x]| {
-        let (to, y) = planes::select(maps, &x, &places);
-        let backward =
-            move |gradient, _| [Some(in_blocks(maps, planes::select_gradient(maps, &places, &Floats::new(&gradient))))];
-        (in_blocks(to, y), Box::new(backward))
+    if stride == 1 && !sources.contains(&None) {
+        return Activation::of_view(view.pick(sources.into_iter().flatten()));
+    }
+    let Blocks { tensor: x, maps, .. } = view.settle();
+    let to = pooling::gathered(maps, sources.len(), stride);
+    let sources: Arc<[Option<usize>]> = sources.into();
+    let y = run([x.into()], |[x]| {
+        let y = in_blocks(to, pooling::gather(maps, &x, &sources, stride));
+        let backward = move |gradient, _| {
+            let gradient = Floats::new(&gradient);
+            [Some(in_blocks(maps, pooling::gather_gradient(maps, &sources, stride, &gradient)))]
+        };
+        (y, Box::new(backward))
     });
     Activation::of_blocks(y, to)
 }

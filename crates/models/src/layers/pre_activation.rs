@@ -54,7 +54,7 @@ impl PreActivation {
     /// Picks channels of `x` and normalises them.
     pub fn forward(&self, x: Activation) -> Activation {
         let x = match &self.places {
-            Some(places) => bonsai_kernels::select(x, places),
+            Some(places) => bonsai_kernels::gather_maps(x, places.iter().copied().map(Some).collect(), 1),
             None => x,
         };
         self.norm.forward(x, Then::Relu)

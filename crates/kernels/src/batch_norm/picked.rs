@@ -1,0 +1,119 @@
+//! Normalisation of channels that are picked out of several activations, without copying them first.
+
+use rayon::prelude::*;
+
+use super::planes::{Apply, Moments, Onto, Reduce, Running};
+use super::{Affine, Gate, Statistics, Sums, planes_per_task, timer};
+use crate::buffer::Buffer;
+use crate::maps::Maps;
+use crate::planes::Picked;
+use crate::simd::Level;
+
+impl Affine {
+    /// Returns the normalised channels, rectified if `relu`.
+    pub fn apply_picked(&self, picked: Picked, relu: bool) -> Buffer {
+        let maps = picked.maps();
+        let level = Level::current();
+        let mut y = Buffer::any(maps.len());
+        let work = y.par_chunks_mut(maps.plane()).enumerate();
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, y)| {
+            let (block, channel) = (i / maps.channels, i % maps.channels);
+            let (x, rows) = (picked.plane(block, channel), 0..maps.height);
+            maps.clear_margin(y);
+            level.run(Apply { maps, rows, channel: self.channel(channel), relu, x, residual: None, y });
+            maps.clear_missing(block, y);
+        });
+        y
+    }
+
+    /// Sums the gradient of the output, as far as the gate lets it through.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the length is not that of the shape.
+    pub fn sums_picked(&self, picked: Picked, gradient: &[f32], gate: Gate) -> Sums {
+        let maps = picked.maps();
+        assert_eq!(gradient.len(), maps.len(), "gradient of {:?}", maps.dims());
+        let level = Level::current();
+        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
+        let work = planes.par_iter_mut().enumerate();
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, sums)| {
+            let at = i * maps.plane()..(i + 1) * maps.plane();
+            let (block, channel) = (i / maps.channels, i % maps.channels);
+            let (gate, x) = (gate.part(at.clone()), picked.plane(block, channel));
+            let (channel, gradient, mut running) = (self.channel(channel), &gradient[at], Running::new());
+            level.run(Reduce { maps, rows: 0..maps.height, channel, gradient, x, gate, running: &mut running });
+            *sums = running.sums();
+        });
+        Sums::merge(maps, &planes)
+    }
+
+    /// Writes the gradient of part `number` of what is picked to `out`, or adds it if `add`; `gradient` is that of the
+    /// output, and `training` as in [`Affine::backward`].
+    ///
+    /// Without `add`, channels that nobody reads get zeros; with it, their planes are left alone.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of its shape.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_picked(
+        &self,
+        picked: Picked,
+        number: usize,
+        gradient: &[f32],
+        gate: Gate,
+        training: Option<(&Statistics, &Sums, f64)>,
+        add: bool,
+        out: &mut [f32],
+    ) {
+        let (from, to) = (picked.maps(), picked.part(number));
+        assert!(gradient.len() == from.len() && out.len() == to.len(), "gradient of {:?}", from.dims());
+        let level = Level::current();
+        let slopes = self.slopes(from, training);
+        let readers = picked.readers(number);
+        let work = out.par_chunks_mut(to.plane()).enumerate();
+        work.with_min_len(planes_per_task(to)).for_each_init(timer, |_, (i, out)| {
+            let (block, channel) = (i / to.channels, i % to.channels);
+            let readers = &readers[channel];
+            if readers.is_empty() {
+                if !add {
+                    out.fill(0.0);
+                }
+                return;
+            }
+            if !add {
+                to.clear_margin(out);
+            }
+            for (turn, reader) in readers.iter().enumerate() {
+                let at = block * from.block() + reader * from.plane();
+                let at = at..at + from.plane();
+                let (gate, x, add) = (gate.part(at.clone()), picked.plane(block, *reader), add || turn > 0);
+                let (channel, slope, gradient) = (self.channel(*reader), slopes[*reader], &gradient[at]);
+                level.run(Onto { maps: to, channel, slope, gradient, x, gate, add, out });
+            }
+            to.clear_missing(block, out);
+        });
+    }
+}
+
+impl Statistics {
+    /// Adds `x` to `y` and takes the statistics of the sum.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a length is not that of the shape.
+    pub fn of_sum(maps: Maps, y: &mut [f32], x: &[f32]) -> Statistics {
+        assert!(y.len() == maps.len() && x.len() == maps.len(), "activations of {:?}", maps.dims());
+        let level = Level::current();
+        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
+        let work = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).zip(&mut planes).enumerate();
+        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, ((y, x), moments))| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+            let (lanes, mut running) = (maps.lanes(i / maps.channels), Running::new());
+            level.run(Moments { maps, lanes, rows: 0..maps.height, plane: y, running: &mut running });
+            *moments = running.moments(maps, lanes);
+        });
+        Statistics::merge(maps, &planes)
+    }
+}
