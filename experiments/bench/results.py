@@ -52,19 +52,25 @@ def write_parts(network, configuration, line):
             for part in parts if part["milliseconds"]]
     beside = {"part": "loader: a batch, beside the step", "milliseconds": f"{line['breakdown']['batch_preparation']:.3f}"}
     replace(PARTS, PART_COLUMNS, rows + [common | beside])
-    peak = next(peak["all_threads"] / peak["threads"] for peak in line["peaks"] if peak["in_use"])
+    in_use = next(peak for peak in line["peaks"] if peak["in_use"])
+    peaks = {precision: in_use[name] / in_use["threads"]
+             for precision, name in (("f32", "all_threads"), ("bf16", "all_threads_bf16"))}
     replace(LAYERS, LAYER_COLUMNS, [
         common | {
             "channels": layer["input"][0], "height": layer["input"][1], "width": layer["input"][2],
             "outputs": layer["outputs"], "kernel": "x".join(map(str, layer["kernel"])), "stride": layer["stride"],
-            "kernels": "sparse" if layer["sparse"] else "dense", "count": f"{layer['count']:g}", "direction": direction,
+            "kernels": kernels(layer), "count": f"{layer['count']:g}", "direction": direction,
             "milliseconds": f"{layer[direction]['milliseconds']:.3f}",
             "gflops_of_a_thread": f"{layer[direction]['gflops']:.1f}",
-            "share_of_peak": f"{layer[direction]['peak']:.3f}", "peak_gflops_of_a_thread": f"{peak:.1f}",
+            "share_of_peak": f"{layer[direction]['peak']:.3f}", "peak_gflops_of_a_thread": f"{peaks[layer['precision']]:.1f}",
         }
         for layer in line["layers"] for direction in ("forward", "data_gradient", "weight_gradient")
         if layer[direction]["milliseconds"]
     ])
+
+
+def kernels(layer):
+    return "sparse" if layer["sparse"] else "dense" if layer["precision"] == "f32" else "dense bf16"
 
 
 def replace(path, columns, rows):

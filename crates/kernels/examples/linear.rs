@@ -10,7 +10,7 @@ use bonsai_kernels::attention::Attention;
 use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::linear::{Linear, Start};
 use bonsai_kernels::panels::Panels;
-use bonsai_kernels::{LinearPattern, elementwise, layer_norm};
+use bonsai_kernels::{LinearPattern, Precision, elementwise, layer_norm};
 use rand::RngExt;
 
 const SETS: usize = 3;
@@ -19,7 +19,7 @@ fn main() {
     println!("{} threads; milliseconds (GF/s): forward, data gradient, weight gradient", rayon::current_num_threads());
     let panels = Panels::of_tokens(128, 65);
     for (inputs, outputs) in [(192, 576), (192, 192), (192, 384), (384, 192)] {
-        let layer = Linear { inputs, outputs, panels };
+        let layer = Linear { inputs, outputs, panels, precision: Precision::F32 };
         for percent in [100, 50, 30, 20, 10, 5] {
             let mut random = bonsai_random::stream(0, "mask", percent);
             let mask: Vec<bool> = (0..inputs * outputs).map(|_| random.random_range(0..100) < percent).collect();

@@ -1,4 +1,4 @@
-//! bf16, the upper half of an f32: what convolutions of [`Precision::Bf16`] multiply.
+//! bf16, the upper half of an f32: what convolutions and linear layers of [`Precision::Bf16`] multiply.
 //!
 //! Only operands are rounded, when a block of them is read: maps, gradients and weights are stored in f32, and sums are
 //! f32. A product of two bf16 numbers is exact in f32. Two numbers share a lane, and [`Lanes::dot`](crate::simd::Lanes::dot)
@@ -6,8 +6,8 @@
 //!
 //! | operand | layout | pairs |
 //! |---|---|---|
-//! | forward, data gradient | `[channels / 2][pixel][16][2]` | two channels of an image; a missing last channel is zero |
-//! | weight gradient | `[channel][pixel][16]` | two images of a channel |
+//! | forward, data gradient | `[channels / 2][pixel][16][2]` | two channels (features) of an image (row); a missing last one is zero |
+//! | weight gradient | `[channel][pixel][16]` | two images (rows) of a channel |
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ops::is_ours;
 use crate::simd::Level;
 
-/// How exactly the dense convolutions multiply; all else, sparse convolutions included, is f32.
+/// How exactly the dense kernels of convolutions and linear layers multiply; all else, sparse kernels included, is f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

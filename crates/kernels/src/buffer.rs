@@ -2,7 +2,7 @@
 //!
 //! A training step allocates and frees the same hundreds of megabytes as the step before it. Fresh pages cost more than
 //! many of the kernels that write them, so freed buffers wait in a pool for the next one of their size. The pool and what is
-//! in use together hold at most a quarter more than was once in use at the same time, or [`POOL_BYTES`] if that is more.
+//! in use together hold at most half as much again as was once in use at the same time, or [`POOL_BYTES`] if that is more.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -210,7 +210,7 @@ impl Pool {
 
     /// Returns the bytes that buffers and pool may hold together.
     fn limit(&self) -> usize {
-        (self.peak + self.peak / 4).max(POOL_BYTES)
+        (self.peak + self.peak / 2).max(POOL_BYTES)
     }
 }
 

@@ -19,21 +19,22 @@
 //! one for each phase of the pixels it writes. Results do not depend on the number of threads: threads share outputs,
 //! never a sum.
 
-mod ahead;
+pub(crate) mod ahead;
 mod choice;
 mod kept_gradient;
 mod kept_taps;
-mod pack;
+pub(crate) mod pack;
 mod pattern;
-mod plan;
-mod points;
-mod rounded;
+pub(crate) mod plan;
+pub(crate) mod points;
+pub(crate) mod rounded;
 mod strips;
-mod taps;
+pub(crate) mod taps;
 pub mod unit;
-mod weight_gradient;
+pub(crate) mod weight_gradient;
 
 pub use choice::{Choice, Choices, Kernels};
+pub(crate) use choice::{Races, Sides};
 pub use pattern::Pattern;
 
 use crate::bf16::Precision;

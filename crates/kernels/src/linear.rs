@@ -4,34 +4,41 @@
 //!
 //! | direction | tile | reads per step |
 //! |---|---|---|
-//! | forward, data gradient ([`dense`]) | 4 outputs × 6 pixels | 6 vectors, 4 weights for 24 multiply-adds |
-//! | weight gradient ([`gradient`]) | 4 outputs × 6 inputs | 10 vectors for 24 multiply-adds |
-//! | the first two, sparse ([`kept`]) | 1 output × 7 pixels | 7 vectors, 1 weight for 7 multiply-adds |
-//! | the last, sparse ([`kept_gradient`]) | 7 pixels of 1 output | 7 vectors for 7 multiply-adds |
+//! | forward, data gradient ([`points`]) | 4 outputs × 6 pixels | 6 vectors, 4 weights for 24 multiply-adds |
+//! | weight gradient ([`weight_gradient`]) | 4 inputs × 6 outputs | 10 vectors for 24 multiply-adds |
+//! | the first two, sparse ([`kept`]) | 1 output × 6 pixels | 6 vectors, 1 weight for 6 multiply-adds |
+//! | the last, sparse ([`kept_gradient`]) | 6 pixels of 1 output | 6 vectors for 6 multiply-adds |
 //!
-//! Inputs come in groups whose tile stays in the first cache. The data gradient is a forward pass with turned weights.
+//! Panels are maps of one row without a margin, so the dense kernels are those of a convolution with one tap, in f32 and in
+//! bf16. Inputs come in groups whose tile stays in the first cache. The data gradient is a forward pass with turned weights.
 //! Threads share outputs, never a sum: results do not depend on their number.
 
-mod dense;
-mod gradient;
+mod bias;
 mod kept;
 mod kept_gradient;
+mod next;
 mod pattern;
 
 pub use pattern::LinearPattern;
 
 use rayon::prelude::*;
 
+use crate::bf16::Precision;
 use crate::buffer::Buffer;
+use crate::conv::ahead::Ahead;
+use crate::conv::pack::{self, Strided};
+use crate::conv::plan;
+use crate::conv::taps::{Place, TILE};
+use crate::conv::weight_gradient::{self, Products, products};
+use crate::conv::{points, rounded};
+use crate::maps::{LANES, Maps};
 use crate::panels::Panels;
+use crate::profile::Slot;
 use crate::simd::Level;
 use pattern::Entry;
 
-/// Outputs in a register tile of the dense kernels.
-const TILE: usize = 4;
-
 /// Pixels in a register tile of the sparse kernels.
-const PIXELS: usize = 7;
+const PIXELS: usize = 6;
 
 /// A linear layer for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub struct Linear {
     pub outputs: usize,
     /// The batch.
     pub panels: Panels,
+    /// How exactly the dense kernels multiply.
+    pub precision: Precision,
 }
 
 /// What a sum starts from, beside zero.
@@ -70,7 +79,7 @@ impl Linear {
     pub fn forward(&self, x: &[f32], weight: &[f32], pattern: Option<&LinearPattern>, start: Start) -> Buffer {
         self.check(x, self.inputs, weight, pattern);
         let weights = match pattern {
-            None => Weights::Dense(pack(self.outputs, self.inputs, |out, inp| weight[inp * self.outputs + out])),
+            None => self.packed(weight, [self.inputs, self.outputs], [1, self.outputs]),
             Some(pattern) => Weights::Kept(pattern.by_output(), pattern.by_output().entries(weight, self.panels)),
         };
         self.multiply(x, [self.inputs, self.outputs], &weights, start)
@@ -84,7 +93,7 @@ impl Linear {
     pub fn data_gradient(&self, gradient: &[f32], weight: &[f32], pattern: Option<&LinearPattern>) -> Buffer {
         self.check(gradient, self.outputs, weight, pattern);
         let weights = match pattern {
-            None => Weights::Dense(pack(self.inputs, self.outputs, |inp, out| weight[inp * self.outputs + out])),
+            None => self.packed(weight, [self.outputs, self.inputs], [self.outputs, 1]),
             Some(pattern) => Weights::Kept(pattern.by_input(), pattern.by_input().entries(weight, self.panels)),
         };
         self.multiply(gradient, [self.outputs, self.inputs], &weights, Start::default())
@@ -98,12 +107,40 @@ impl Linear {
     pub fn weight_gradient(&self, x: &[f32], gradient: &[f32], pattern: Option<&LinearPattern>) -> WeightGradient {
         assert_eq!(x.len(), self.panels.len(self.inputs), "input of {self:?}");
         assert_eq!(gradient.len(), self.panels.len(self.outputs), "gradient of {self:?}");
-        match pattern {
-            None => gradient::run(self, x, gradient),
-            Some(pattern) => {
-                assert_eq!(pattern.shape(), [self.outputs, self.inputs], "pattern of {self:?}");
-                kept_gradient::run(self, x, gradient, pattern)
+        let level = Level::current();
+        if let Some(pattern) = pattern {
+            assert_eq!(pattern.shape(), [self.outputs, self.inputs], "pattern of {self:?}");
+            return kept_gradient::run(self, x, gradient, pattern);
+        }
+        let bias = bias::run(level, self, gradient);
+        if x.is_empty() || gradient.is_empty() {
+            return WeightGradient { weight: Buffer::zeros(self.inputs * self.outputs), bias };
+        }
+        let mut weight = Buffer::any(self.inputs * self.outputs);
+        let [from, to] = [self.outputs, self.inputs].map(|features| self.maps(features));
+        match self.precision {
+            Precision::F32 => sum_products(level, (from, gradient), (to, x), &mut weight),
+            Precision::Bf16 => {
+                let (gradient, x) = (rounded::round(level, from, gradient), rounded::round(level, to, x));
+                sum_products(level, (from, &gradient[..]), (to, &x[..]), &mut weight);
             }
+        }
+        WeightGradient { weight, bias }
+    }
+
+    /// Returns panels of some features as maps of one row.
+    fn maps(&self, features: usize) -> Maps {
+        let Panels { panels, pixels, .. } = self.panels;
+        Maps { images: panels * LANES, channels: features, height: 1, width: pixels, margin: 0 }
+    }
+
+    /// Returns all weights `[inputs, outputs]`, which are so many floats apart, as the dense kernel reads them.
+    fn packed(&self, weight: &[f32], [inputs, outputs]: [usize; 2], [output, input]: [usize; 2]) -> Weights<'static> {
+        let from = Strided { weight, outputs, inputs, steps: [output, input], taps: vec![0] };
+        match pack::dense(self.precision, &from) {
+            plan::Weights::Dense(packed) => Weights::Dense(packed),
+            plan::Weights::Bf16(packed) => Weights::Bf16(packed),
+            plan::Weights::Kept(_) => unreachable!("all weights were packed"),
         }
     }
 
@@ -129,22 +166,64 @@ impl Linear {
         let tasks = (4 * rayon::current_num_threads()).div_ceil(panels.max(1)).min(tiles).max(1);
         let chunk = tiles.div_ceil(tasks) * TILE;
         let level = Level::current();
+        let pairs = match weights {
+            Weights::Bf16(_) => {
+                let maps = self.maps(inputs);
+                Some(rounded::in_pairs(level, maps, &rounded::round(level, maps, x)))
+            }
+            Weights::Dense(_) | Weights::Kept(..) => None,
+        };
+        let (x, read) = match &pairs {
+            Some(pairs) => (&pairs[..], inputs.div_ceil(2)),
+            None => (x, inputs),
+        };
+        let (from, to) = (self.maps(read), self.maps(outputs));
+        let place = &Place { row: 0, column: 0, step: 1, rows: 1, columns: pixels };
         y.par_chunks_mut(outputs * plane).enumerate().for_each(|(panel, y)| {
-            let x = &x[panel * inputs * plane..][..inputs * plane];
+            let input = &x[panel * read * plane..][..read * plane];
             let onto = start.onto.map(|onto| &onto[panel * outputs * plane..][..outputs * plane]);
-            y.par_chunks_mut(chunk * plane).enumerate().for_each(|(task, y)| {
+            y.par_chunks_mut(chunk * plane).enumerate().for_each(|(task, output)| {
                 let first = task * chunk;
                 let start = Start {
                     bias: start.bias.map(|bias| &bias[first..]),
                     onto: onto.map(|onto| &onto[first * plane..]),
                 };
+                let (corner, step, rows, ahead) = ([0, 0], 1, 0..1, &mut Ahead::nothing());
                 match weights {
                     Weights::Dense(packed) => {
-                        let weights = &packed[first * inputs..];
-                        level.run(dense::Work { inputs, pixels, x, y, weights, start });
+                        let (weights, start) = (&packed[first * read..], start.write(plane, output));
+                        level.run(points::Work::<false> {
+                            from,
+                            input,
+                            to,
+                            output,
+                            corner,
+                            step,
+                            place,
+                            rows,
+                            weights,
+                            start,
+                            ahead,
+                        });
+                    }
+                    Weights::Bf16(packed) => {
+                        let (weights, start) = (&packed[first * read..], start.write(plane, output));
+                        level.run_bf16(points::Work::<true> {
+                            from,
+                            input,
+                            to,
+                            output,
+                            corner,
+                            step,
+                            place,
+                            rows,
+                            weights,
+                            start,
+                            ahead,
+                        });
                     }
                     Weights::Kept(lists, entries) => {
-                        level.run(kept::Work { inputs, pixels, x, y, lists, entries, first, start });
+                        level.run(kept::Work { inputs, pixels, x: input, y: output, lists, entries, first, start });
                     }
                 }
             });
@@ -153,26 +232,40 @@ impl Linear {
     }
 }
 
-enum Weights<'a> {
-    /// All weights, in the order of [`pack`].
-    Dense(Vec<f32>),
-    /// Kept weights.
-    Kept(&'a pattern::Lists, Vec<Entry>),
+impl Start<'_> {
+    /// Writes what the sums of the planes of `output` start from, if it is not zero.
+    fn write(self, plane: usize, output: &mut [f32]) -> plan::Start {
+        for (i, output) in output.chunks_exact_mut(plane).enumerate() {
+            let bias = self.bias.map_or(0.0, |bias| bias[i]);
+            match self.onto {
+                Some(onto) => {
+                    let onto = &onto[i * plane..][..plane];
+                    output.iter_mut().zip(onto).for_each(|(output, onto)| *output = onto + bias);
+                }
+                None if self.bias.is_some() => output.fill(bias),
+                None => return plan::Start::Zero,
+            }
+        }
+        plan::Start::Output
+    }
 }
 
-/// Returns `weight(out, in)` as `[tile of 4 outputs][in][4]`; outputs that the last tile lacks are 0.
-fn pack(outputs: usize, inputs: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
-    let mut packed = vec![0.0; outputs.div_ceil(TILE) * inputs * TILE];
-    if inputs > 0 {
-        packed.par_chunks_mut(inputs * TILE).with_min_len((4096 / inputs).max(1)).enumerate().for_each(
-            |(tile, packed)| {
-                for (inp, packed) in packed.chunks_exact_mut(TILE).enumerate() {
-                    for (i, slot) in packed.iter_mut().enumerate().take(outputs - tile * TILE) {
-                        *slot = weight(tile * TILE + i, inp);
-                    }
-                }
-            },
-        );
-    }
-    packed
+/// Writes the sums over all rows `[feature of the second][feature of the first]`.
+fn sum_products<T: weight_gradient::Operand>(
+    level: Level,
+    (from, input): (Maps, &[T]),
+    (to, gradient): (Maps, &[T]),
+    sums: &mut [f32],
+) {
+    let work = Products { kernel: [1, 1], stride: 1, padding: 0, from, to, input, gradient };
+    products(level, work, 1, &Slot::default(), sums);
+}
+
+enum Weights<'a> {
+    /// All weights.
+    Dense(Buffer),
+    /// The same with pairs of inputs in bf16.
+    Bf16(Buffer),
+    /// Kept weights.
+    Kept(&'a pattern::Lists, Vec<Entry>),
 }

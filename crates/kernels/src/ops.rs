@@ -23,7 +23,7 @@ pub use conv2d::{Gradients, conv2d, sparse_conv2d};
 pub use depthwise::depthwise;
 pub(crate) use flex::{before_gradient, is_ours};
 pub use gating::scale_maps;
-pub use linear::sparse_linear;
+pub use linear::{linear, sparse_linear};
 pub use optimizer::sgd_step;
 pub use planes::{concat, gather_maps};
 pub use pooling::{average_pool, global_average, max_pool, pad_shortcut};

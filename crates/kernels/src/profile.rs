@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
+use crate::bf16::Precision;
 use crate::conv::Conv;
 use crate::ops::is_ours;
 pub use timed::timed;
@@ -50,8 +51,10 @@ pub enum Part {
     LayerNorm,
     /// The activation of a perceptron, both ways.
     Gelu,
-    /// Loss and accuracy.
+    /// Softmax cross-entropy, both ways.
     Loss,
+    /// Accuracy, and the sums of loss and accuracy.
+    Accuracy,
     /// The optimizer, without masks.
     Optimizer,
     /// Masks on gradients and weights.
@@ -67,7 +70,7 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order of a table.
-    pub const ALL: [Part; 20] = [
+    pub const ALL: [Part; 21] = [
         Part::ForwardDense,
         Part::DataDense,
         Part::WeightDense,
@@ -83,6 +86,7 @@ impl Part {
         Part::LayerNorm,
         Part::Gelu,
         Part::Loss,
+        Part::Accuracy,
         Part::Optimizer,
         Part::Masks,
         Part::Data,
@@ -107,7 +111,8 @@ impl Part {
             Part::Attention => "attention",
             Part::LayerNorm => "layer norm",
             Part::Gelu => "gelu",
-            Part::Loss => "loss, accuracy",
+            Part::Loss => "softmax cross-entropy",
+            Part::Accuracy => "accuracy, sums of the loss",
             Part::Optimizer => "optimizer",
             Part::Masks => "masks",
             Part::Data => "data to device",
@@ -162,6 +167,8 @@ pub struct Shape {
     pub stride: usize,
     /// Whether the sparse kernels ran.
     pub sparse: bool,
+    /// What was multiplied.
+    pub precision: Precision,
 }
 
 /// What the convolutions of a shape took.
@@ -364,13 +371,24 @@ impl Open {
 pub(crate) struct Slot(Option<(Direction, bool, Arc<Tally>)>);
 
 impl Slot {
-    /// Returns the slot of a convolution whose kernels are about to compute `macs` multiply-accumulates.
+    /// Returns the slot of a convolution whose f32 kernels are about to compute `macs` multiply-accumulates.
     pub fn new(conv: &Conv, direction: Direction, sparse: bool, macs: impl FnOnce() -> usize) -> Slot {
+        Slot::of(conv, direction, sparse, Precision::F32, macs)
+    }
+
+    /// Returns the slot of a convolution whose kernels of `precision` are about to compute `macs` multiply-accumulates.
+    pub fn of(
+        conv: &Conv,
+        direction: Direction,
+        sparse: bool,
+        precision: Precision,
+        macs: impl FnOnce() -> usize,
+    ) -> Slot {
         if !is_on() {
             return Slot(None);
         }
         let input = [conv.input.channels, conv.input.height, conv.input.width];
-        let shape = Shape { input, outputs: conv.outputs, kernel: conv.kernel, stride: conv.stride, sparse };
+        let shape = Shape { input, outputs: conv.outputs, kernel: conv.kernel, stride: conv.stride, sparse, precision };
         let mut tallies = tallies();
         let tally = match tallies.iter().find(|(other, _)| *other == shape) {
             Some((_, tally)) => tally.clone(),

@@ -168,7 +168,6 @@ fn linear_layers_stay_within_their_inputs() {
     for (panels, inputs, outputs) in
         [(Panels::of_rows(1), 1, 1), (Panels::of_rows(500), 49, 35), (Panels::of_tokens(17, 7), 100, 6)]
     {
-        let layer = Linear { inputs, outputs, panels };
         let mask: Vec<bool> = (0..inputs * outputs).map(|i| i % 3 == 0).collect();
         let pattern = LinearPattern::new([outputs, inputs], &mask);
         for at_end in [false, true] {
@@ -176,7 +175,10 @@ fn linear_layers_stay_within_their_inputs() {
             let gradient = Guarded::new(&vec![1.0; panels.len(outputs)], at_end);
             let weight = Guarded::new(&vec![1.0; inputs * outputs], at_end);
             let bias = Guarded::new(&vec![1.0; outputs], at_end);
-            for (level, pattern) in Level::available().into_iter().flat_map(|l| [(l, None), (l, Some(&pattern))]) {
+            let [f32, bf16] = [Precision::F32, Precision::Bf16];
+            let cases = |l| [(l, None, f32), (l, None, bf16), (l, Some(&pattern), f32)];
+            for (level, pattern, precision) in Level::available().into_iter().flat_map(cases) {
+                let layer = Linear { inputs, outputs, panels, precision };
                 level.during(|| {
                     layer.forward(&x, &weight, pattern, Start { bias: Some(&bias), onto: Some(&gradient) });
                     layer.data_gradient(&gradient, &weight, pattern);

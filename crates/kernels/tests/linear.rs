@@ -1,9 +1,9 @@
 //! Linear kernels at every instruction set: against sums in f64, and sparse ones against dense ones with zeros.
 
-use bonsai_kernels::LinearPattern;
 use bonsai_kernels::linear::{Linear, Start};
 use bonsai_kernels::panels::Panels;
 use bonsai_kernels::simd::Level;
+use bonsai_kernels::{LinearPattern, Precision};
 use rand::RngExt;
 
 fn random(len: usize, purpose: &str) -> Vec<f32> {
@@ -41,7 +41,7 @@ fn kernels_of_every_level_sum_what_they_should() {
         }
         let bias = random(outputs, "bias");
         let panels = Panels::of_rows(rows);
-        let layer = Linear { inputs, outputs, panels };
+        let layer = Linear { inputs, outputs, panels, precision: Precision::F32 };
         let (packed_x, packed_gradient) = (panels.pack(&x, inputs), panels.pack(&gradient, outputs));
         let start = Start { bias: Some(&bias), onto: None };
         for level in Level::available() {
@@ -69,11 +69,69 @@ fn kernels_of_every_level_sum_what_they_should() {
                 close(&dense.bias, &exact_bias, rows);
                 let kept = layer.weight_gradient(&packed_x, &packed_gradient, Some(&pattern));
                 assert_eq!(kept.bias, dense.bias);
-                for (i, (kept, exact)) in kept.weight.iter().zip(&exact).enumerate() {
-                    let exact = exact * mask[i % outputs * inputs + i / outputs] as u8 as f32;
-                    assert!((kept - exact).abs() <= 1e-6 * rows as f32, "{level:?} {i}: {kept} instead of {exact}");
+                for (i, (kept, dense)) in kept.weight.iter().zip(dense.weight.iter()).enumerate() {
+                    let dense = if mask[i % outputs * inputs + i / outputs] { *dense } else { 0.0 };
+                    assert_eq!(kept.to_bits(), dense.to_bits(), "{level:?} {i}: {kept} instead of {dense}");
                 }
             });
         }
+    }
+}
+
+/// Rounds to the nearest number with eight bits of mantissa, of two as near to the even one.
+fn rounded(x: f32) -> f32 {
+    let (bits, half) = (x.to_bits(), 0x8000);
+    let (down, rest) = (bits & 0xffff_0000, bits & 0xffff);
+    let up = rest > half || (rest == half && down & 0x1_0000 != 0);
+    f32::from_bits(if up { down + 0x1_0000 } else { down })
+}
+
+#[test]
+fn bf16_rounds_operands_and_nothing_else() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (37, 5, 7), (210, 100, 33), (500, 49, 35), (20, 97, 3)] {
+        let (x, gradient) = (random(rows * inputs, "x"), random(rows * outputs, "gradient"));
+        let (weight, bias) = (random(inputs * outputs, "weight"), random(outputs, "bias"));
+        let [of_x, of_gradient, of_weight] =
+            [&x, &gradient, &weight].map(|all| all.iter().map(|x| rounded(*x)).collect::<Vec<f32>>());
+        let panels = Panels::of_rows(rows);
+        let layer = Linear { inputs, outputs, panels, precision: Precision::Bf16 };
+        let (packed_x, packed_gradient) = (panels.pack(&x, inputs), panels.pack(&gradient, outputs));
+        let onto = random(rows * outputs, "onto");
+        let packed_onto = panels.pack(&onto, outputs);
+        let start = Start { bias: Some(&bias), onto: Some(&packed_onto) };
+        let mut first: Option<[Vec<f32>; 2]> = None;
+        for level in Level::available() {
+            level.during(|| {
+                let forward = panels.unpack(&layer.forward(&packed_x, &weight, None, start), outputs);
+                let exact =
+                    product(|r, i| of_x[r * inputs + i], |i, o| of_weight[i * outputs + o], [rows, inputs, outputs]);
+                let exact: Vec<f32> =
+                    exact.iter().enumerate().map(|(i, sum)| sum + bias[i % outputs] + onto[i]).collect();
+                close(&forward, &exact, inputs + 2);
+                let back = panels.unpack(&layer.data_gradient(&packed_gradient, &weight, None), inputs);
+                let of = |r: usize, o: usize| of_gradient[r * outputs + o];
+                close(&back, &product(of, |o, i| of_weight[i * outputs + o], [rows, outputs, inputs]), outputs);
+                let parameters = layer.weight_gradient(&packed_x, &packed_gradient, None);
+                close(&parameters.weight, &product(|i, r| of_x[r * inputs + i], of, [inputs, rows, outputs]), rows);
+                // The gradient of the bias is a sum of f32.
+                close(
+                    &parameters.bias,
+                    &product(|_, _| 1.0, |r, o| gradient[r * outputs + o], [1, rows, outputs]),
+                    rows,
+                );
+                // Every level computes the same numbers.
+                let both = [forward.to_vec(), back.to_vec()];
+                assert_eq!(*first.get_or_insert_with(|| both.clone()), both, "{level:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn no_images_give_gradients_of_zero() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let layer = Linear { inputs: 3, outputs: 2, panels: Panels::of_tokens(0, 5), precision };
+        let parameters = layer.weight_gradient(&[], &[], None);
+        assert_eq!((&parameters.weight[..], &parameters.bias[..]), (&[0.0; 6][..], &[0.0; 2][..]));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bonsai_kernels::{Activation, Gradients, LinearPattern, Tokens, sparse_linear};
+use bonsai_kernels::{Activation, Gradients, LinearPattern, Precision, Tokens, sparse_linear};
 use burn::tensor::activation::softmax;
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -49,7 +49,13 @@ struct Inputs<'a, const D: usize> {
 impl<const D: usize> Inputs<'_, D> {
     /// Returns `y` and the gradients of all inputs for a random gradient of `y`.
     fn results<const E: usize>(self, y: Tensor<E>) -> Vec<Vec<f32>> {
-        let weights = random(y.dims(), "loss", &y.device()).detach();
+        let gradient = random(y.dims(), "loss", &y.device());
+        self.results_of(y, gradient)
+    }
+
+    /// Returns `y` and the gradients of all inputs for this gradient of `y`.
+    fn results_of<const E: usize>(self, y: Tensor<E>, gradient: Tensor<E>) -> Vec<Vec<f32>> {
+        let weights = gradient.detach();
         let gradients = (y.clone() * weights).sum().backward();
         let mut all = vec![floats(y)];
         all.extend(self.x.iter().map(|x| floats(x.grad(&gradients).unwrap())));
@@ -155,6 +161,56 @@ proptest! {
     }
 
     #[test]
+    fn bf16_linear_layers_are_those_of_burn_but_for_rounded_operands(
+        (rows, inputs, outputs) in (1usize..250, 1usize..120, 1usize..80),
+        percent in prop_oneof![Just(0), Just(10), Just(40), Just(100)],
+        (tokens, sparse, all) in any::<(bool, bool, bool)>(),
+    ) {
+        let shape = [outputs, inputs];
+        let mask = mask(if sparse { percent } else { 100 }, shape);
+        let pattern = Arc::new(LinearPattern::new(shape, &mask));
+        let gradients = if all { Gradients::All } else { Gradients::Kept };
+        for device in devices() {
+            let dims = [rows.div_ceil(3), 3, inputs];
+            let (x, bias) = (random(dims, "x", &device), random([outputs], "bias", &device));
+            let weight = masked(&mask, shape, &device);
+            let inputs = Inputs { x: &[&x], weights: &[&weight], vectors: &[&bias] };
+            let kept = sparse.then_some((&pattern, gradients));
+            let y = match (tokens, sparse) {
+                (false, _) => bonsai_kernels::linear(x.clone(), weight.clone(), Some(bias.clone()), kept, Precision::Bf16),
+                (true, false) => {
+                    let x = Tokens::new(x.clone()).with_precision(Precision::Bf16);
+                    x.linear(weight.clone(), Some(bias.clone()), None).into_tensor()
+                }
+                (true, true) => {
+                    let x = Tokens::new(x.clone()).with_precision(Precision::Bf16);
+                    x.sparse_linear(weight.clone(), Some(bias.clone()), None, &pattern, gradients).into_tensor()
+                }
+            };
+            let mut ours = inputs.results(y);
+            let mut burns = inputs.results(linear(x.clone(), weight.clone(), Some(bias.clone())));
+            // The same sums of absolute values: what each operand's rounding is relative to.
+            let size = |tensor: &Tensor<3>| tensor.clone().abs().detach().require_grad();
+            let (x, bias) = (size(&x), bias.abs().detach().require_grad());
+            let weight = weight.abs().detach().require_grad();
+            let inputs = Inputs { x: &[&x], weights: &[&weight], vectors: &[&bias] };
+            let y = linear(x.clone(), weight.clone(), Some(bias.clone()));
+            let gradient = random(y.dims(), "loss", &device).abs();
+            let mut sizes = inputs.results_of(y, gradient);
+            if sparse && !all {
+                [&mut ours, &mut burns, &mut sizes].into_iter().for_each(|all| clear(&mut all[2], &mask, shape));
+            }
+            // Each of two operands is off by at most 2⁻⁸ of itself; adding in f32 costs more than that only in long sums.
+            for (i, (ours, (burns, sizes))) in ours.iter().zip(burns.iter().zip(&sizes)).enumerate() {
+                for (j, (ours, (burns, size))) in ours.iter().zip(burns.iter().zip(sizes)).enumerate() {
+                    let bound = (2f32.powi(-7) + 1e-4) * size;
+                    assert!((ours - burns).abs() <= bound, "result {i}, number {j}: {ours}, not {burns} (of {size})");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn attention_is_that_of_burn(
         (images, tokens) in (1usize..36, 1usize..24),
         (heads, features) in (1usize..4, 1usize..9),
@@ -221,6 +277,32 @@ fn gelu_is_the_exact_one_of_burn_and_so_is_its_gradient() {
     // burn's own gradient of `gelu` is that of an approximation.
     let y = x.clone() * ((x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
     close(&ours, &inputs.results(y));
+}
+
+#[test]
+fn whichever_linear_kernels_are_tried_the_bits_are_the_same() {
+    let device = Device::flex().autodiff();
+    let shape = [35, 49];
+    for (percent, rows) in [(10, 210), (60, 33)] {
+        let mask = mask(percent, shape);
+        let pattern = Arc::new(LinearPattern::new(shape, &mask));
+        let (x, bias) = (random([rows, 49], "x", &device), random([35], "bias", &device));
+        let weight = masked(&mask, shape, &device);
+        let step = |precision| {
+            let kept = Some((&pattern, Gradients::Kept));
+            let y = bonsai_kernels::linear(x.clone(), weight.clone(), Some(bias.clone()), kept, precision);
+            let all = Inputs { x: &[&x], weights: &[&weight], vectors: &[&bias] }.results(y);
+            all.into_iter()
+                .map(|floats| floats.iter().map(|value| value.to_bits()).collect())
+                .collect::<Vec<Vec<u32>>>()
+        };
+        let first = step(Precision::F32);
+        assert!(pattern.choices().is_none() && pattern.is_in_use());
+        assert!((0..12).all(|_| step(Precision::F32) == first), "{percent} %");
+        assert!(pattern.choices().is_some(), "{percent} %");
+        // In bf16 it follows from the kept share alone whether the sparse kernels, which are f32, run.
+        assert_eq!(step(Precision::Bf16) == first, percent == 10, "{percent} %");
+    }
 }
 
 /// A transformer block, in which every operation has a part.

@@ -56,7 +56,7 @@ pub struct Experiment {
     pub epochs: u64,
     /// Records in a batch.
     pub batch_size: usize,
-    /// How exactly dense convolutions multiply while the network trains; validation and test are f32.
+    /// How exactly dense convolutions and linear layers multiply while the network trains; validation and test are f32.
     #[serde(default)]
     pub precision: Precision,
     /// The seed of initial weights, masks, order and augmentation.

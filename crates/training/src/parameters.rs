@@ -187,7 +187,8 @@ pub fn sparsity<'a>(
                 sparsity.insert(ids[&layer.name], [*out, *inp, *height, *width], mask.iter().collect(), before);
             }
             (Kind::Linear, [out, inp]) => {
-                sparsity.insert_linear(ids[&layer.name], [*out, *inp], &mask.iter().collect::<Vec<_>>());
+                let kept: Vec<bool> = mask.iter().collect();
+                sparsity.insert_linear(ids[&layer.name], [*out, *inp], &kept, before);
             }
             (kind, shape) => unreachable!("a layer of kind {kind:?} has the shape {shape:?}"),
         }

@@ -31,7 +31,7 @@ pub struct StepOptions {
     pub clip_norm: Option<f64>,
     /// Pieces into which a batch is split; their gradients are averaged.
     pub accumulate: usize,
-    /// How exactly dense convolutions multiply, forward and backward.
+    /// How exactly dense kernels multiply, forward and backward.
     pub precision: Precision,
     /// Parameters that weight decay applies to.
     pub decayed: BTreeSet<String>,
@@ -153,7 +153,7 @@ impl Trainee {
             let smoothing = self.options.label_smoothing;
             let loss = timed(Part::Loss, logits.clone(), |logits| cross_entropy(logits, labels.clone(), smoothing));
             {
-                let _section = section(Part::Loss);
+                let _section = section(Part::Accuracy);
                 meter.add(loss.clone().inner(), logits.inner(), labels.inner());
             }
             let loss = match self.pull(gates) {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bonsai_kernels::peak::flops;
+use bonsai_kernels::Precision;
+use bonsai_kernels::peak::{bf16_flops, flops};
 use bonsai_kernels::profile::{Convolutions, Direction, Part, Profile, Work};
 use bonsai_kernels::simd::Level;
 use serde::Serialize;
@@ -35,6 +36,7 @@ pub struct Layer {
     kernel: [usize; 2],
     stride: usize,
     sparse: bool,
+    precision: Precision,
     /// How many such convolutions a step has.
     count: f64,
     forward: Speed,
@@ -48,7 +50,7 @@ struct Speed {
     milliseconds: f64,
     /// Of a thread, counting executed multiply-accumulates as two operations.
     gflops: f64,
-    /// The share of the peak of a thread.
+    /// The share of the peak of a thread, in the layer's precision.
     peak: f64,
 }
 
@@ -63,6 +65,8 @@ pub struct Peak {
     one_thread: f64,
     /// The same of all threads together.
     all_threads: f64,
+    /// The same in bf16.
+    all_threads_bf16: f64,
 }
 
 impl Breakdown {
@@ -103,7 +107,11 @@ impl Layer {
             let speed = |direction: Direction| {
                 let work: &Work = &directions[direction as usize];
                 let gflops = work.flops() / 1e9;
-                let peak = gflops / (peak.all_threads / peak.threads as f64);
+                let all_threads = match shape.precision {
+                    Precision::F32 => peak.all_threads,
+                    Precision::Bf16 => peak.all_threads_bf16,
+                };
+                let peak = gflops / (all_threads / peak.threads as f64);
                 Speed { milliseconds: of_step(profile, steps, work.time), gflops, peak }
             };
             Layer {
@@ -112,6 +120,7 @@ impl Layer {
                 kernel: shape.kernel,
                 stride: shape.stride,
                 sparse: shape.sparse,
+                precision: shape.precision,
                 count: *calls as f64 / steps as f64,
                 forward: speed(Direction::Forward),
                 data_gradient: speed(Direction::Data),
@@ -143,7 +152,12 @@ pub fn layer_table(layers: &[Layer]) -> String {
         let stride = if layer.stride == 1 { String::new() } else { format!(", stride {}", layer.stride) };
         let mut cells = vec![
             format!("{channels} × {height} × {width} → {}, {rows} × {columns}{stride}", layer.outputs),
-            if layer.sparse { "sparse" } else { "dense" }.to_string(),
+            match (layer.sparse, layer.precision) {
+                (true, _) => "sparse",
+                (false, Precision::F32) => "dense",
+                (false, Precision::Bf16) => "dense bf16",
+            }
+            .to_string(),
             format!("{}", layer.count),
         ];
         for speed in [&layer.forward, &layer.data_gradient, &layer.weight_gradient] {
@@ -169,6 +183,7 @@ impl Peak {
             threads: rayon::current_num_threads(),
             one_thread: flops(level, false) / 1e9,
             all_threads: flops(level, true) / 1e9,
+            all_threads_bf16: bf16_flops(level, true) / 1e9,
         };
         Level::available().into_iter().map(peak).collect()
     }
@@ -181,10 +196,15 @@ pub fn in_use(peaks: &[Peak]) -> &Peak {
 
 /// Returns a table of peaks.
 pub fn peak_table(peaks: &[Peak]) -> String {
-    let mut table = Table::new(&["<multiply-adds in registers", "one thread", "all threads"]);
+    let mut table = Table::new(&["<multiply-adds in registers", "one thread", "all threads", "in bf16"]);
     for peak in peaks {
         let gflops = |gflops: f64| format!("{gflops:.0} GF/s");
-        table.row(vec![peak.level.clone(), gflops(peak.one_thread), gflops(peak.all_threads)]);
+        table.row(vec![
+            peak.level.clone(),
+            gflops(peak.one_thread),
+            gflops(peak.all_threads),
+            gflops(peak.all_threads_bf16),
+        ]);
     }
     format!("\n{}", table.render())
 }

@@ -11,7 +11,7 @@ use crate::simd::Lanes;
 
 /// Rows of some blocks that will be read or written next.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     runs: Vec<Lines>,
     /// Lines that are asked for in each step.
     pace: usize,

@@ -1,12 +1,11 @@
-//! Which kernels are faster for a pattern, the dense or the sparse ones, found out in the steps after a mask has changed.
+//! Which kernels are faster for a pattern of a convolution or of a linear layer, the dense or the sparse ones, found out in
+//! the steps after a mask has changed.
 //!
 //! Both return the same numbers, so a step that tries one is a step like any other: nothing is computed for the sake of
 //! the measurement, and runs stay reproducible. What is timed is the whole call, in the place and with the caches it has.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use super::Pattern;
 
 /// Times that each way is tried; the shortest counts, so that other programs disturb little.
 const ROUNDS: usize = 3;
@@ -53,12 +52,12 @@ pub(crate) struct Sides {
 
 impl Sides {
     /// Returns the pattern if the weight gradient is sparse.
-    pub fn weight(self, pattern: &Pattern) -> Option<&Pattern> {
+    pub fn weight<P>(self, pattern: &P) -> Option<&P> {
         (self.weight == Kernels::Sparse).then_some(pattern)
     }
 
     /// Returns the pattern if the data gradient is sparse.
-    pub fn data(self, pattern: &Pattern) -> Option<&Pattern> {
+    pub fn data<P>(self, pattern: &P) -> Option<&P> {
         (self.data == Kernels::Sparse).then_some(pattern)
     }
 }
@@ -72,7 +71,7 @@ const BACKWARD: [Sides; 3] = [
 
 /// The races between kernels for one pattern.
 #[derive(Debug, Default)]
-pub(super) struct Races {
+pub(crate) struct Races {
     forward: Mutex<Race<2>>,
     backward: Mutex<Race<3>>,
 }
@@ -136,7 +135,7 @@ fn choice(dense: Duration, sparse: Duration) -> Choice {
 /// Ways of computing the same, and the shortest time of each so far.
 #[derive(Clone, Debug)]
 struct Race<const N: usize> {
-    /// Images of the batches that are timed; the last of an epoch may be smaller.
+    /// Images or rows of the batches that are timed; the last of an epoch may be smaller.
     images: Option<usize>,
     /// Timed calls.
     calls: usize,

@@ -8,7 +8,7 @@ use crate::bf16::{Bf16, Precision};
 use crate::buffer::Buffer;
 
 /// Weights as a kernel sums them, wherever they are.
-pub(super) struct Strided<'a> {
+pub(crate) struct Strided<'a> {
     /// All weights of the convolution.
     pub weight: &'a [f32],
     /// Channels that are written.
@@ -22,7 +22,7 @@ pub(super) struct Strided<'a> {
 }
 
 /// Returns all weights as the tap kernel of `precision` reads them.
-pub(super) fn dense(precision: Precision, from: &Strided) -> Weights<'static> {
+pub(crate) fn dense(precision: Precision, from: &Strided) -> Weights<'static> {
     match precision {
         Precision::F32 => {
             Weights::Dense(pack(from, from.inputs, |channel, inp, tap| channel[inp * from.steps[1] + tap]))

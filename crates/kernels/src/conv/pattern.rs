@@ -26,7 +26,7 @@ pub struct Pattern {
 }
 
 /// Kept weights and their values, for one list for each channel that is written.
-pub(super) struct Kept<'a> {
+pub(crate) struct Kept<'a> {
     pattern: &'a Pattern,
     weight: &'a [f32],
     side: Side,
@@ -298,7 +298,7 @@ impl Lists {
 
 impl Kept<'_> {
     /// Returns where the taps are in a block of `from`, with their weights.
-    pub fn entries(&self, from: Maps) -> Entries {
+    pub(super) fn entries(&self, from: Maps) -> Entries {
         self.pattern.lists(&self.side, from).entries(|index| self.weight[index as usize])
     }
 }

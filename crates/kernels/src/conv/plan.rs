@@ -10,6 +10,7 @@ use super::kept_taps;
 use super::pattern::{Entries, Kept};
 use super::points;
 use super::taps::{self, Place, TILE, Taps};
+use crate::bf16::Precision;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 use crate::profile::{self, Direction, Slot, section};
@@ -25,7 +26,7 @@ pub(super) struct Part<'a> {
     pub weights: Weights<'a>,
 }
 
-pub(super) enum Weights<'a> {
+pub(crate) enum Weights<'a> {
     /// All taps, in the order of [`super::pack::pack`].
     Dense(Buffer),
     /// The same with pairs of input channels in bf16, for an input of such pairs.
@@ -75,7 +76,7 @@ fn margin(from: Maps, parts: &[Part]) -> usize {
 
 /// What a sum starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// Nothing.
     Zero,
     /// What the output holds already.
@@ -116,7 +117,9 @@ impl<'a> Plan<'a> {
     /// Counts the time of the kernels as that of `direction` of `conv`.
     pub fn timed(self, conv: &Conv, direction: Direction) -> Plan<'a> {
         let sparse = self.parts.iter().any(|part| matches!(part.weights, Weights::Kept(_)));
-        Plan { slot: Slot::new(conv, direction, sparse, || self.macs()), ..self }
+        let is_bf16 = self.parts.iter().any(|part| matches!(part.weights, Weights::Bf16(_)));
+        let precision = if is_bf16 { Precision::Bf16 } else { Precision::F32 };
+        Plan { slot: Slot::of(conv, direction, sparse, precision, || self.macs()), ..self }
     }
 
     /// Counts the multiply-accumulates of all blocks.

@@ -10,7 +10,7 @@ use crate::profile::{Part, Timer};
 use crate::simd::{Kernel, Lanes, Level};
 
 /// Rounds maps as they are.
-pub(super) fn round(level: Level, maps: Maps, x: &[f32]) -> Halves {
+pub(crate) fn round(level: Level, maps: Maps, x: &[f32]) -> Halves {
     let mut y = Halves::any(x.len());
     let planes = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane()));
     planes.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (y, x)| level.run(Round { x, y }));
@@ -18,7 +18,7 @@ pub(super) fn round(level: Level, maps: Maps, x: &[f32]) -> Halves {
 }
 
 /// Puts channels 2i and 2i + 1 of rounded maps into one lane, beside a channel that is missing zeros.
-pub(super) fn in_pairs(level: Level, maps: Maps, rounded: &[Bf16]) -> Buffer {
+pub(crate) fn in_pairs(level: Level, maps: Maps, rounded: &[Bf16]) -> Buffer {
     let pairs = maps.in_pairs();
     let mut y = Buffer::any(rounded.len() / maps.block() * pairs.block());
     let planes = y.par_chunks_mut(pairs.plane()).enumerate();

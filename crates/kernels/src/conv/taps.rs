@@ -10,7 +10,7 @@ use crate::maps::{LANES, Maps};
 use crate::simd::{Kernel, Lanes};
 
 /// Output channels in a register tile.
-pub(super) const TILE: usize = 4;
+pub(crate) const TILE: usize = 4;
 
 /// The input pixels that an output pixel sums.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Taps {
 
 /// The output pixels to write: those of row `row + step * y` and column `column + step * x`.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The first row.
     pub row: usize,
     /// The first column.

@@ -12,7 +12,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Conv;
-use crate::bf16::Bf16;
+use super::ahead::Ahead;
+use crate::bf16::{Bf16, Precision};
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 use crate::profile::{Direction, Part, Slot, section};
@@ -70,7 +71,7 @@ pub(super) fn size(conv: &Conv) -> usize {
 /// Writes the sums over the blocks of a group.
 pub(super) fn group<T: Operand>(level: Level, conv: &Conv, input: &[T], gradient: &[T], sums: &mut [f32]) {
     let (from, to) = (conv.input, conv.output());
-    let slot = Slot::new(conv, Direction::Weight, false, || {
+    let slot = Slot::of(conv, Direction::Weight, false, T::PRECISION, || {
         let (taps, place) = conv.all_taps();
         let pixels = taps.rows_on_map(&place, from.height) * taps.width * to.width;
         gradient.len() / to.block() * LANES * pixels * from.channels * to.channels
@@ -120,6 +121,8 @@ pub(crate) fn products<T: Operand>(level: Level, work: Products<T>, calls: usize
 pub(crate) trait Operand: Copy + Send + Sync {
     /// How many a lane holds.
     const PER_LANE: usize;
+    /// What it is.
+    const PRECISION: Precision;
 
     /// Returns `sum` plus the product, or products.
     fn multiply<L: Lanes>(a: L, b: L, sum: L) -> L;
@@ -130,6 +133,7 @@ pub(crate) trait Operand: Copy + Send + Sync {
 
 impl Operand for f32 {
     const PER_LANE: usize = 1;
+    const PRECISION: Precision = Precision::F32;
 
     #[inline(always)]
     fn multiply<L: Lanes>(a: L, b: L, sum: L) -> L {
@@ -143,6 +147,7 @@ impl Operand for f32 {
 
 impl Operand for Bf16 {
     const PER_LANE: usize = 2;
+    const PRECISION: Precision = Precision::Bf16;
 
     #[inline(always)]
     fn multiply<L: Lanes>(a: L, b: L, sum: L) -> L {
@@ -215,7 +220,12 @@ impl<T: Operand> Kernel for Work<'_, T> {
         let channels = self.sums.len() / filter;
         assert!(self.sums.len() == channels * filter && self.first + channels <= to.channels);
         assert!(self.inputs > 0);
-        let pixels = STRIPS[usize::from(height * width > 1)];
+        // Where taps overlap, whole maps are faster, whose pixels are read several times.
+        let pixels = match height * width {
+            1 => STRIPS[0],
+            _ if stride == 1 && to.width * to.height > STRIPS[1] => usize::MAX,
+            _ => STRIPS[1],
+        };
         let strips = || {
             let at_once = pixels / (to.width * to.height);
             let rows = if at_once > 0 { to.height } else { (pixels / to.width).max(1) };
@@ -237,11 +247,13 @@ impl<T: Operand> Kernel for Work<'_, T> {
         for first in (0..from.channels).step_by(self.inputs) {
             let inputs = first..(first + self.inputs).min(from.channels);
             assert!(self.vectors.len() >= channels.next_multiple_of(TILE) * inputs.len() * height * width * LANES);
-            for strip in strips() {
+            let mut strips = strips().peekable();
+            while let Some(strip) = strips.next() {
+                let mut ahead = strips.peek().map_or_else(Ahead::nothing, |next| self.ahead(&inputs, channels, next));
                 let mut kx = 0;
                 while kx < width {
                     let three = wide && kx + 3 <= width;
-                    self.columns::<L>(&inputs, &strip, channels, kx, three);
+                    self.columns::<L>(&inputs, &strip, channels, kx, three, &mut ahead);
                     kx += if three { 3 } else { 1 };
                 }
             }
@@ -250,13 +262,44 @@ impl<T: Operand> Kernel for Work<'_, T> {
 }
 
 impl<T: Operand> Work<'_, T> {
+    /// Returns what strip `next` reads.
+    fn ahead(&self, inputs: &Range<usize>, channels: usize, next: &Strip) -> Ahead {
+        let Products { kernel: [height, _], padding, from, to, stride, .. } = self.products;
+        let mut ahead = Ahead::nothing();
+        // Of bf16, whose blocks are half as large, nothing is asked for.
+        if T::PER_LANE > 1 {
+            return ahead;
+        }
+        let end = (stride * (next.rows.end - 1) + height).saturating_sub(padding).min(from.height);
+        let rows = (stride * next.rows.start).saturating_sub(padding).min(end)..end;
+        for block in next.blocks.clone() {
+            let input = self.products.input.as_ptr().cast::<f32>().wrapping_add(block * from.block());
+            let maps = Maps { channels: inputs.len(), ..from };
+            ahead.add(maps, input.wrapping_add(inputs.start * from.plane()), rows.clone());
+            let gradient = self.products.gradient.as_ptr().cast::<f32>().wrapping_add(block * to.block());
+            let maps = Maps { channels, ..to };
+            ahead.add(maps, gradient.wrapping_add(self.first * to.plane()), next.rows.clone());
+        }
+        ahead
+    }
+
     /// Takes a strip through all tiles of column `kx` of the taps, or of `three` columns.
     #[inline(always)]
-    fn columns<L: Lanes>(&mut self, inputs: &Range<usize>, strip: &Strip, channels: usize, kx: usize, three: bool) {
+    fn columns<L: Lanes>(
+        &mut self,
+        inputs: &Range<usize>,
+        strip: &Strip,
+        channels: usize,
+        kx: usize,
+        three: bool,
+        ahead: &mut Ahead,
+    ) {
         let wide = L::WIDTH == LANES;
         let tiles = channels.div_ceil(TILE);
         let parts = inputs.len().div_ceil(if wide && !three { 6 } else { 2 });
+        ahead.among(1).over(tiles * parts);
         for number in 0..tiles * parts {
+            ahead.step::<L>();
             // What a tile reads of one side stays in the first cache while the other side goes through it: with three
             // columns the output channels, of which a pixel is read once, else the input channels, which are more.
             let (tile, part) = if three { (number / parts, number % parts) } else { (number % tiles, number / tiles) };

@@ -1,6 +1,7 @@
 //! The sparse kernel of the forward pass and of the data gradient: each output sums its own list of inputs.
 #![allow(unsafe_code)]
 
+use super::next::Next;
 use super::pattern::{Entry, Lists};
 use super::{PIXELS, Start};
 use crate::maps::LANES;
@@ -42,7 +43,6 @@ impl Kernel for Work<'_> {
         assert!(self.start.onto.is_none_or(|onto| onto.len() >= self.y.len()));
         for (pixel, count) in even(self.pixels, PIXELS) {
             match count {
-                7 => self.outputs::<L, 7>(pixel),
                 6 => self.outputs::<L, 6>(pixel),
                 5 => self.outputs::<L, 5>(pixel),
                 4 => self.outputs::<L, 4>(pixel),
@@ -61,8 +61,12 @@ impl Work<'_> {
         let plane = self.pixels * LANES;
         let outputs = self.y.len() / plane;
         // Without any input, sums are what they start from.
-        for group in 0..self.lists.groups.max(1) {
+        let groups = self.lists.groups.max(1);
+        for group in 0..groups {
+            let next = if group + 1 < groups { (group + 1, pixel) } else { (0, pixel + P) };
+            let next = Next::<P>::new(self.x, [self.inputs, self.pixels], next, outputs);
             for output in 0..outputs {
+                next.ask::<L>(output);
                 let target = self.first + output;
                 let list = match self.lists.groups {
                     0 => &[],

@@ -1,12 +1,13 @@
 //! The gradient of kept weights only: a tile of the output gradient in registers, one vector of sums for each kept weight
-//! in memory.
+//! in memory, which takes the pixels in the order of the dense kernel.
 //!
 //! Tasks are cut by the shape alone, and panels are added in order.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
-use super::gradient::bias;
+use super::bias;
+use super::next::Next;
 use super::pattern::{Entry, LinearPattern, Lists};
 use super::{Linear, PIXELS, WeightGradient};
 use crate::buffer::Buffer;
@@ -26,16 +27,16 @@ pub(super) fn run(linear: &Linear, x: &[f32], gradient: &[f32], pattern: &Linear
         let outputs = OUTPUTS.min(linear.outputs - first);
         level.run(Work { linear, x, gradient, lists, entries, first: *first, outputs })
     };
-    let parts: Vec<(Vec<f32>, Vec<f32>)> = tasks.par_iter().map(work).collect();
+    let parts: Vec<Vec<f32>> = tasks.par_iter().map(work).collect();
     let mut weight = Buffer::zeros(linear.inputs * linear.outputs);
-    for (first, (sums, _)) in tasks.iter().zip(&parts) {
+    for (first, sums) in tasks.iter().zip(&parts) {
         let outputs = OUTPUTS.min(linear.outputs - first);
         let indices = (0..lists.groups).flat_map(|group| &lists.indices()[lists.range(group, *first..first + outputs)]);
         for (index, sum) in indices.zip(sums) {
             weight[*index as usize] = *sum;
         }
     }
-    WeightGradient { weight, bias: parts.into_iter().flat_map(|(_, bias)| bias).collect() }
+    WeightGradient { weight, bias: bias::run(level, linear, gradient) }
 }
 
 /// Some outputs.
@@ -50,12 +51,12 @@ struct Work<'a> {
 }
 
 impl Kernel for Work<'_> {
-    /// The gradients of the entries, group after group, and of the bias.
-    type Output = (Vec<f32>, Vec<f32>);
+    /// The gradients of the entries, group after group.
+    type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<L: Lanes>(self) -> (Vec<f32>, Vec<f32>) {
-        let Linear { inputs, outputs: all, panels } = *self.linear;
+    fn run<L: Lanes>(self) -> Vec<f32> {
+        let Linear { inputs, outputs: all, panels, .. } = *self.linear;
         assert!(self.first + self.outputs <= all && self.lists.targets == all);
         assert_eq!(self.x.len(), panels.len(inputs));
         assert_eq!(self.gradient.len(), panels.len(all));
@@ -63,12 +64,9 @@ impl Kernel for Work<'_> {
         let targets = self.first..self.first + self.outputs;
         let count: usize = (0..self.lists.groups).map(|group| self.lists.range(group, targets.clone()).len()).sum();
         let mut sums = vec![[0.0f32; LANES]; count];
-        let mut of_bias = vec![0.0f32; self.outputs];
         for panel in 0..panels.panels {
-            bias(self.linear, self.gradient, (panel, 1), self.first, &mut of_bias);
             for (pixel, count) in even(panels.pixels, PIXELS) {
                 match count {
-                    7 => self.tile::<L, 7>(&mut sums, panel, pixel),
                     6 => self.tile::<L, 6>(&mut sums, panel, pixel),
                     5 => self.tile::<L, 5>(&mut sums, panel, pixel),
                     4 => self.tile::<L, 4>(&mut sums, panel, pixel),
@@ -78,8 +76,9 @@ impl Kernel for Work<'_> {
                 }
             }
         }
-        let sums = sums.iter().map(|lanes| lanes.iter().sum()).collect();
-        (sums, of_bias)
+        let sum =
+            |lanes: &[f32; LANES]| lanes.chunks_exact(L::WIDTH).fold(0.0, |total, part| total + L::read(part).sum());
+        sums.iter().map(sum).collect()
     }
 }
 
@@ -87,11 +86,15 @@ impl Work<'_> {
     /// Adds `P` pixels to the sums of all entries.
     #[inline(always)]
     fn tile<L: Lanes, const P: usize>(&self, sums: &mut [[f32; LANES]], panel: usize, pixel: usize) {
-        let Linear { inputs, outputs: all, panels } = *self.linear;
+        let Linear { inputs, outputs: all, panels, .. } = *self.linear;
         let plane = panels.plane();
         let mut rest = sums;
         for group in 0..self.lists.groups {
+            let next = if group + 1 < self.lists.groups { (group + 1, pixel) } else { (0, pixel + P) };
+            let x = &self.x[panel * inputs * plane..];
+            let next = Next::<P>::new(x, [inputs, panels.pixels], next, self.outputs);
             for output in self.first..self.first + self.outputs {
+                next.ask::<L>(output - self.first);
                 let list = &self.entries[self.lists.range(group, output..output + 1)];
                 let (sums, after) = rest.split_at_mut(list.len());
                 rest = after;
@@ -111,16 +114,11 @@ impl Work<'_> {
                         }
                         for (entry, sum) in list.iter().zip(sums.iter_mut()) {
                             let x = x.add(entry.offset as usize);
-                            let mut even = L::load(sum.as_ptr().add(lane));
-                            let mut odd = L::splat(0.0);
+                            let mut total = L::load(sum.as_ptr().add(lane));
                             for p in 0..P {
-                                let value = L::load(x.add(p * LANES));
-                                match p % 2 {
-                                    0 => even = gradients[p].mul_add(value, even),
-                                    _ => odd = gradients[p].mul_add(value, odd),
-                                }
+                                total = gradients[p].mul_add(L::load(x.add(p * LANES)), total);
                             }
-                            even.mul_add(L::splat(1.0), odd).store(sum.as_mut_ptr().add(lane));
+                            total.store(sum.as_mut_ptr().add(lane));
                         }
                     }
                 }

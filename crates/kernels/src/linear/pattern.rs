@@ -2,20 +2,22 @@
 
 use std::ops::Range;
 
+use crate::conv::{Choices, Kernels, Races, Sides};
 use crate::maps::LANES;
 use crate::panels::Panels;
 
 /// Features in a group, whose pixels of a tile the first cache holds.
-const GROUP: usize = 64;
+pub(super) const GROUP: usize = 96;
 
 /// The kept weights of a linear layer.
 ///
 /// It is built once after a mask has changed; values and offsets are filled in at each step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct LinearPattern {
     shape: [usize; 2],
     by_output: Lists,
     by_input: Lists,
+    races: Races,
 }
 
 /// A list for each feature that is written and each group of features that are read.
@@ -58,6 +60,7 @@ impl LinearPattern {
             shape,
             by_output: Lists::new(outputs, inputs, &kept, &index),
             by_input: Lists::new(inputs, outputs, &|inp, out| kept(out, inp), &|inp, out| index(out, inp)),
+            races: Races::default(),
         }
     }
 
@@ -71,12 +74,62 @@ impl LinearPattern {
         self.by_output.sources.len()
     }
 
-    /// Tells whether the sparse kernels are faster than the dense ones, in all directions and at usual sizes.
+    /// Returns the same pattern, which keeps the choices that were made for `before` if it is similar.
+    pub fn after(mut self, before: &LinearPattern) -> LinearPattern {
+        if self.shape == before.shape {
+            self.races = before.races.inherited(before.kept(), self.kept());
+        }
+        self
+    }
+
+    /// Returns which kernels are faster in each direction, once training steps have shown it.
+    pub fn choices(&self) -> Option<Choices> {
+        self.races.choices()
+    }
+
+    /// Tells whether training steps have run with it.
+    pub fn is_in_use(&self) -> bool {
+        self.races.has_begun()
+    }
+
+    /// Runs a forward pass of `rows` with the faster kernels: `Some` is the sparse ones. It is timed if it is part of a
+    /// training step.
+    pub(crate) fn forward<T>(&self, rows: usize, training: bool, work: impl FnOnce(Option<&LinearPattern>) -> T) -> T {
+        let pattern = |kernels| (kernels == Kernels::Sparse).then_some(self);
+        match training {
+            true => self.races.forward(rows, self.likely(), |kernels| work(pattern(kernels))),
+            false => work(pattern(self.races.untimed(self.likely()))),
+        }
+    }
+
+    /// Runs a backward pass of `rows` with the faster kernels of each side; where `all` weights want a gradient, that is
+    /// dense.
+    pub(crate) fn backward<T>(&self, rows: usize, all: bool, work: impl FnOnce(Sides) -> T) -> T {
+        self.races.backward(rows, all, self.likely(), work)
+    }
+
+    /// Sets the gradient `[in, out]` of all weights that are not kept to 0, as the sparse kernels return it.
+    pub(crate) fn clear_removed(&self, gradient: &mut [f32]) {
+        let kept: Vec<(u32, f32)> =
+            self.by_output.indices.iter().map(|index| (*index, gradient[*index as usize])).collect();
+        gradient.fill(0.0);
+        kept.into_iter().for_each(|(index, value)| gradient[index as usize] = value);
+    }
+
+    /// Returns the kernels that are faster at usual sizes, for what comes before any measurement.
+    fn likely(&self) -> Kernels {
+        if self.keeps_at_most(45) { Kernels::Sparse } else { Kernels::Dense }
+    }
+
+    /// Tells whether the sparse kernels, which are f32, are faster than dense ones in bf16.
     ///
-    /// As for convolutions, the answer follows from the kept share alone: a run that is resumed must take the same
-    /// kernels as before.
-    pub fn pays(&self) -> bool {
-        self.kept() * 100 <= self.shape.iter().product::<usize>() * 45
+    /// The answer follows from the kept share alone, as for convolutions: both round differently.
+    pub(crate) fn pays_against_bf16(&self) -> bool {
+        self.keeps_at_most(15)
+    }
+
+    fn keeps_at_most(&self, percent: usize) -> bool {
+        self.kept() * 100 <= self.shape.iter().product::<usize>() * percent
     }
 
     pub(super) fn by_output(&self) -> &Lists {
@@ -144,7 +197,7 @@ impl Lists {
     }
 }
 
-const _: () = assert!(GROUP * super::PIXELS * LANES * size_of::<f32>() <= 32 << 10);
+const _: () = assert!(GROUP * super::PIXELS * LANES * size_of::<f32>() <= 40 << 10);
 
 #[cfg(test)]
 mod tests {

@@ -7,12 +7,13 @@ use burn::tensor::{DType, Device, Tensor, activation, module};
 
 use super::activation::{Blocks, in_blocks};
 use super::flex::{Floats, Input, is_ours, run_as, tensor, vector};
-use super::linear::{Sparse, optional};
+use super::linear::{Layer, optional};
 use super::{Activation, Gradients};
 use crate::attention::Attention;
+use crate::bf16::Precision;
 use crate::buffer::Buffer;
 use crate::embedding;
-use crate::linear::{Linear, LinearPattern, Start};
+use crate::linear::{LinearPattern, Start};
 use crate::maps::LANES;
 use crate::panels::Panels;
 use crate::profile::Part;
@@ -38,6 +39,8 @@ struct Packed {
     panels: Panels,
     images: usize,
     features: usize,
+    /// How exactly the next linear layer multiplies.
+    precision: Precision,
 }
 
 impl Tokens {
@@ -91,7 +94,7 @@ impl Tokens {
 
     /// Returns the tokens as `[images, tokens, features]`.
     pub fn into_tensor(self) -> Tensor<3> {
-        let Packed { tensor: x, panels, images, features } = match self.0 {
+        let Packed { tensor: x, panels, images, features, .. } = match self.0 {
             State::Rows(x) => return x,
             State::Panels(packed) => packed,
         };
@@ -105,7 +108,7 @@ impl Tokens {
 
     /// Returns the first token of each image, `[images, features]`.
     pub fn first(self) -> Tensor<2> {
-        let Packed { tensor: x, panels, images, features } = match self.0 {
+        let Packed { tensor: x, panels, images, features, .. } = match self.0 {
             State::Rows(x) => return x.narrow(1, 0, 1).squeeze_dim(1),
             State::Panels(packed) => packed,
         };
@@ -163,8 +166,16 @@ impl Tokens {
         pattern: &Arc<LinearPattern>,
         gradients: Gradients,
     ) -> Tokens {
-        let sparse = Sparse::chosen(&weight, pattern, gradients);
-        self.multiply(weight, bias, onto, sparse)
+        assert_eq!(weight.dims(), [pattern.shape()[1], pattern.shape()[0]], "a pattern has the shape of its weight");
+        self.multiply(weight, bias, onto, Some((pattern, gradients)))
+    }
+
+    /// Asks for the precision of the linear layer that comes next.
+    pub fn with_precision(self, precision: Precision) -> Tokens {
+        Tokens(match self.0 {
+            State::Rows(x) => State::Rows(x),
+            State::Panels(packed) => State::Panels(Packed { precision, ..packed }),
+        })
     }
 
     fn multiply(
@@ -172,9 +183,9 @@ impl Tokens {
         weight: Tensor<2>,
         bias: Option<Tensor<1>>,
         onto: Option<Tokens>,
-        sparse: Option<Sparse>,
+        kept: Option<(&Arc<LinearPattern>, Gradients)>,
     ) -> Tokens {
-        let Packed { tensor: x, panels, images, features } = match self.0 {
+        let Packed { tensor: x, panels, images, features, precision } = match self.0 {
             State::Rows(x) => {
                 let y = module::linear(x, weight, bias);
                 return Tokens(State::Rows(match onto {
@@ -192,21 +203,16 @@ impl Tokens {
             "tokens are added to tokens of their shape"
         );
         let onto = onto.map_or_else(Input::none, |onto| onto.tensor.into());
-        let layer = Linear { inputs, outputs, panels };
+        let layer = Layer::new(&weight, panels, kept, precision, x.device().is_autodiff());
         let y = run_as(Part::Linear, [x.into(), weight.into(), optional(bias), onto], |[x, weight, bias, onto]| {
             let start = Start { bias: (!bias.is_empty()).then_some(&bias), onto: (!onto.is_empty()).then_some(&onto) };
-            let y = layer.forward(&x, &weight, sparse.as_ref().map(|sparse| &*sparse.pattern), start);
+            let y = layer.forward(&x, &weight, start);
             let backward = move |gradient: FlexTensor, [of_x, of_weight, of_bias, of_onto]: [bool; 4]| {
-                let floats = Floats::new(&gradient);
-                let of_x = of_x.then(|| {
-                    let pattern = sparse.as_ref().map(|sparse| &*sparse.pattern);
-                    in_panels(panels, inputs, layer.data_gradient(&floats, &weight, pattern))
-                });
-                let parameters = (of_weight || of_bias)
-                    .then(|| layer.weight_gradient(&x, &floats, sparse.as_ref().and_then(Sparse::of_weights)));
+                let x = (of_weight || of_bias).then_some(&x[..]);
+                let (of_x, parameters) = layer.backward(x, &weight, &Floats::new(&gradient), of_x);
                 let (weight, bias) = parameters.map(|of| (of.weight, of.bias)).unzip();
                 [
-                    of_x,
+                    of_x.map(|of_x| in_panels(panels, inputs, of_x)),
                     weight.filter(|_| of_weight).map(|floats| tensor(floats, [inputs, outputs])),
                     bias.filter(|_| of_bias).map(vector),
                     of_onto.then_some(gradient),
@@ -219,7 +225,7 @@ impl Tokens {
 
     /// Normalises each token to mean 0 and variance 1, multiplies by `gamma` and adds `beta`.
     pub fn layer_norm(self, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> Tokens {
-        let Packed { tensor: x, panels, images, features } = match self.0 {
+        let Packed { tensor: x, panels, images, features, .. } = match self.0 {
             State::Rows(x) => return Tokens(State::Rows(module::layer_norm(x, gamma, Some(beta), epsilon))),
             State::Panels(packed) => packed,
         };
@@ -241,7 +247,7 @@ impl Tokens {
 
     /// Applies the Gaussian error linear unit.
     pub fn gelu(self) -> Tokens {
-        let Packed { tensor: x, panels, images, features } = match self.0 {
+        let Packed { tensor: x, panels, images, features, .. } = match self.0 {
             State::Rows(x) => return Tokens(State::Rows(activation::gelu(x))),
             State::Panels(packed) => packed,
         };
@@ -289,7 +295,7 @@ impl Tokens {
     }
 
     fn of(tensor: Tensor<4>, panels: Panels, images: usize, features: usize) -> Tokens {
-        Tokens(State::Panels(Packed { tensor, panels, images, features }))
+        Tokens(State::Panels(Packed { tensor, panels, images, features, precision: Precision::F32 }))
     }
 
     fn packed(self) -> Packed {

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bonsai_kernels::{
-    Activation, Choices, Gradients, LinearPattern, Pattern, Precision, Tokens, conv2d, sparse_conv2d, sparse_linear,
+    Activation, Choices, Gradients, LinearPattern, Pattern, Precision, Tokens, conv2d, linear, sparse_conv2d,
 };
 use burn::module::{Param, ParamId};
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
 
 /// The kept weights of every sparse convolution and linear layer, by the weight's id, the features that layer
-/// normalisations count, and the precision of dense convolutions. The default is a dense network in f32.
+/// normalisations count, and the precision of dense kernels. The default is a dense network in f32.
 ///
 /// Weights that a pattern leaves out must be zero.
 #[derive(Clone, Debug, Default)]
@@ -38,26 +37,39 @@ impl Sparsity {
         self.patterns.insert(weight, Arc::new(pattern));
     }
 
-    /// Returns for each convolution which kernels are faster, dense or sparse ones, once training steps have shown it for
-    /// all that they use.
+    /// Returns for each convolution and linear layer which kernels are faster, dense or sparse ones, once training steps
+    /// have shown it for all that they use.
     pub fn choices(&self) -> Option<HashMap<ParamId, Choices>> {
-        let used = self.patterns.iter().filter(|(_, pattern)| pattern.is_in_use());
-        let choices: Option<HashMap<_, _>> = used.map(|(id, pattern)| Some((*id, pattern.choices()?))).collect();
+        let choices: Option<HashMap<_, _>> = self.in_use().map(|(id, choices)| Some((id, choices?))).collect();
         choices.filter(|choices| !choices.is_empty())
     }
 
     /// Tells whether training steps are still trying which kernels are faster.
     pub fn is_choosing(&self) -> bool {
-        self.patterns.values().any(|pattern| pattern.is_in_use() && pattern.choices().is_none())
+        self.in_use().any(|(_, choices)| choices.is_none())
     }
 
-    /// Says which weights of a linear layer are kept: a flag for each of `[out, in]`, as schedulers see them.
+    /// Returns the choices of all layers that training steps have run with.
+    fn in_use(&self) -> impl Iterator<Item = (ParamId, Option<Choices>)> {
+        let convolutions = self.patterns.iter().filter(|(_, pattern)| pattern.is_in_use());
+        let linear = self.linear.iter().filter(|(_, pattern)| pattern.is_in_use());
+        let convolutions = convolutions.map(|(id, pattern)| (*id, pattern.choices()));
+        convolutions.chain(linear.map(|(id, pattern)| (*id, pattern.choices())))
+    }
+
+    /// Says which weights of a linear layer are kept, where `before` said so until now: a flag for each of `[out, in]`, as
+    /// schedulers see them.
     ///
     /// # Panics
     ///
     /// Panics if the shape has another number of weights.
-    pub fn insert_linear(&mut self, weight: ParamId, shape: [usize; 2], kept: &[bool]) {
-        self.linear.insert(weight, Arc::new(LinearPattern::new(shape, kept)));
+    pub fn insert_linear(&mut self, weight: ParamId, shape: [usize; 2], kept: &[bool], before: &Sparsity) {
+        let pattern = LinearPattern::new(shape, kept);
+        let pattern = match before.linear.get(&weight) {
+            Some(before) => pattern.after(before),
+            None => pattern,
+        };
+        self.linear.insert(weight, Arc::new(pattern));
     }
 
     /// Says which features count in the layer normalisation whose scale has this id; scale and shift of the others are zero.
@@ -75,7 +87,7 @@ impl Sparsity {
         Self { all_gradients: true, ..self.clone() }
     }
 
-    /// Asks for the precision of dense convolutions.
+    /// Asks for the precision of dense layers.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -101,10 +113,8 @@ impl Sparsity {
         weight: &Param<Tensor<2>>,
         bias: Option<Tensor<1>>,
     ) -> Tensor<D> {
-        match self.linear.get(&weight.id) {
-            None => linear(x, weight.val(), bias),
-            Some(pattern) => sparse_linear(x, weight.val(), bias, pattern, self.gradients()),
-        }
+        let kept = self.linear.get(&weight.id).map(|pattern| (pattern, self.gradients()));
+        linear(x, weight.val(), bias, kept, self.precision)
     }
 
     pub(super) fn linear_tokens(
@@ -114,6 +124,7 @@ impl Sparsity {
         bias: Option<Tensor<1>>,
         onto: Option<Tokens>,
     ) -> Tokens {
+        let x = x.with_precision(self.precision);
         match self.linear.get(&weight.id) {
             None => x.linear(weight.val(), bias, onto),
             Some(pattern) => x.sparse_linear(weight.val(), bias, onto, pattern, self.gradients()),
