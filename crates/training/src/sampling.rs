@@ -87,14 +87,14 @@ fn parts(profile: &Profile) -> StepRow {
             Part::Attention => &mut row.attention,
             Part::LayerNorm => &mut row.layer_norm,
             Part::Gelu => &mut row.gelu,
-            Part::Loss => &mut row.loss,
+            Part::Loss | Part::Accuracy => &mut row.loss,
             Part::Optimizer => &mut row.optimizer,
             Part::Masks => &mut row.masks,
             Part::Data => &mut row.data,
             Part::Around => &mut row.around,
             Part::Waiting => &mut row.waiting,
         };
-        *place = of_threads(profile.parts[part as usize]);
+        *place += of_threads(profile.parts[part as usize]);
     }
     row
 }
