@@ -59,8 +59,11 @@ pub fn run(args: Args) -> Result<String> {
         fs::copy(&lock, &target).with_context(|| format!("writing {}", target.display()))?;
     }
     let readme = files.iter().find(|(file, _)| file == "README.md").map_or("", |(_, text)| text.as_str());
-    let commands: String =
-        readme.lines().filter(|line| ["cargo ", "export "].iter().any(|word| line.starts_with(word))).map(|c| format!("  {c}\n")).collect();
+    let commands: String = readme
+        .lines()
+        .filter(|line| ["cargo ", "export "].iter().any(|word| line.starts_with(word)))
+        .map(|c| format!("  {c}\n"))
+        .collect();
     let enter = if path.is_some() { format!("  cd {}\n", folder.display()) } else { String::new() };
     Ok(format!(
         "{} is ready; the method is in src/lib.rs. Test, plan and train it:\n{enter}{commands}",
@@ -201,6 +204,24 @@ mod tests {
         expected.remove("incremental");
         assert_eq!(manifest["profile"]["release"].as_table(), Some(&expected));
         assert_eq!(shell("/a b/it's"), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn the_guides_code_is_what_the_command_writes() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schedulers/README.md");
+        let Ok(guide) = fs::read_to_string(guide) else {
+            println!("crates/schedulers was deleted: there is no guide to compare with");
+            return;
+        };
+        let blocks: Vec<&str> =
+            guide.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert_eq!(blocks.len(), 1);
+        // What is written is compiled and run in one-shot's own tests.
+        let files = files("my-idea", &Place::Workspace);
+        let (_, contract) = files.iter().find(|(file, _)| file == "tests/my_idea.rs").unwrap();
+        for line in blocks[0].lines() {
+            assert!(contract.lines().any(|written| written.trim() == line), "{line}");
+        }
     }
 
     #[test]
