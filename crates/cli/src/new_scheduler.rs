@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<String> {
     if folder.exists() {
         return Err(user(format!("{} exists already: choose another name or another --path", folder.display())));
     }
-    let place = if path.is_some() { Place::Outside { bonsai: root } } else { Place::Workspace };
+    let place = if path.is_some() { Place::Outside { bonsai: root.clone() } } else { Place::Workspace };
     let files = files(&name, &place);
     for (file, text) in &files {
         let target = folder.join(file);
