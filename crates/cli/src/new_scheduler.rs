@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<String> {
     if folder.exists() {
         return Err(user(format!("{} exists already: choose another name or another --path", folder.display())));
     }
-    let place = if path.is_some() { Place::Outside { bonsai: root } } else { Place::Workspace };
+    let place = if path.is_some() { Place::Outside { bonsai: root.clone() } } else { Place::Workspace };
     let files = files(&name, &place);
     for (file, text) in &files {
         let target = folder.join(file);
@@ -52,14 +52,29 @@ pub fn run(args: Args) -> Result<String> {
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         fs::write(&target, text).with_context(|| format!("writing {}", target.display()))?;
     }
+    // With bonsai's versions of everything, what is built for bonsai serves here too.
+    let lock = root.join("Cargo.lock");
+    if path.is_some() && lock.is_file() {
+        let target = folder.join("Cargo.lock");
+        fs::copy(&lock, &target).with_context(|| format!("writing {}", target.display()))?;
+    }
     let readme = files.iter().find(|(file, _)| file == "README.md").map_or("", |(_, text)| text.as_str());
-    let commands: String =
-        readme.lines().filter(|line| line.starts_with("cargo ")).map(|c| format!("  {c}\n")).collect();
+    let commands: String = readme
+        .lines()
+        .filter(|line| ["cargo ", "export "].iter().any(|word| line.starts_with(word)))
+        .map(|c| format!("  {c}\n"))
+        .collect();
     let enter = if path.is_some() { format!("  cd {}\n", folder.display()) } else { String::new() };
     Ok(format!(
         "{} is ready; the method is in src/lib.rs. Test, plan and train it:\n{enter}{commands}",
         folder.display()
     ))
+}
+
+/// Quotes what a shell would take apart.
+fn shell(path: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "-_./+@%:,".contains(letter);
+    if path.chars().all(plain) { path.to_string() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -101,19 +116,25 @@ fn files(name: &str, place: &Place) -> Vec<(String, String)> {
             format!(" = {{ path = {} }}", toml::Value::from(path.display().to_string()))
         }
     };
-    let (package, serde, profile, workspace, folder) = match place {
+    let (package, serde, profile, target, workspace, folder) = match place {
         Place::Workspace => (
             "version.workspace = true\nedition.workspace = true\nrust-version.workspace = true\nlicense.workspace = true\n\
              publish.workspace = true\n\n[lints]\nworkspace = true",
             ".workspace = true",
             "",
+            String::new(),
             " --workspace",
             format!("{FOLDER}/{name}/"),
         ),
-        Place::Outside { .. } => (
+        Place::Outside { bonsai } => (
             "version = \"0.1.0\"\nedition = \"2024\"\npublish = false",
             " = { version = \"1\", features = [\"derive\"] }",
-            "\n# A workspace of its own, wherever the folder lies.\n[workspace]\n",
+            "\n# A workspace of its own, wherever the folder lies.\n[workspace]\n\n\
+             # As bonsai's, so that both can share what is built.\n\
+             [profile.release]\ncodegen-units = 16\ndebug = \"line-tables-only\"\n\n\
+             [profile.release.package.\"*\"]\ndebug = false\n",
+            // burn takes a quarter of an hour to build.
+            format!("export CARGO_TARGET_DIR={}\n", shell(&bonsai.join("target").display().to_string())),
             "",
             String::new(),
         ),
@@ -128,6 +149,7 @@ fn files(name: &str, place: &Place) -> Vec<(String, String)> {
         ("{{bonsai-testkit}}", &dependency("testkit")),
         ("{{serde}}", serde),
         ("{{profile}}", profile),
+        ("{{target}}", &target),
         ("{{workspace}}", workspace),
         ("{{folder}}", &folder),
     ];
@@ -173,12 +195,43 @@ mod tests {
     }
 
     #[test]
+    fn outside_crates_build_what_they_share_with_bonsai_alike() {
+        let root: toml::Table = include_str!("../../../Cargo.toml").parse().unwrap();
+        let files = files("my-idea", &Place::Outside { bonsai: PathBuf::from("/b") });
+        let manifest: toml::Table = files[0].1.parse().unwrap();
+        let mut expected = root["profile"]["release"].as_table().unwrap().clone();
+        // Cargo takes it for the members of a workspace alone, and never for what comes from elsewhere.
+        expected.remove("incremental");
+        assert_eq!(manifest["profile"]["release"].as_table(), Some(&expected));
+        assert_eq!(shell("/a b/it's"), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn the_guides_code_is_what_the_command_writes() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schedulers/README.md");
+        let Ok(guide) = fs::read_to_string(guide) else {
+            println!("crates/schedulers was deleted: there is no guide to compare with");
+            return;
+        };
+        let blocks: Vec<&str> =
+            guide.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert_eq!(blocks.len(), 1);
+        // What is written is compiled and run in one-shot's own tests.
+        let files = files("my-idea", &Place::Workspace);
+        let (_, contract) = files.iter().find(|(file, _)| file == "tests/my_idea.rs").unwrap();
+        for line in blocks[0].lines() {
+            assert!(contract.lines().any(|written| written.trim() == line), "{line}");
+        }
+    }
+
+    #[test]
     fn outside_crates_name_bonsais_folder_and_no_workspace() {
         let files = files("my-idea", &Place::Outside { bonsai: PathBuf::from("/b") });
         let manifest: toml::Table = files[0].1.parse().unwrap();
         assert_eq!(manifest["dependencies"]["bonsai"]["path"].as_str(), Some("/b/crates/cli"));
         assert_eq!(manifest["dev-dependencies"]["bonsai-testkit"]["path"].as_str(), Some("/b/crates/testkit"));
         assert!(manifest["workspace"].as_table().unwrap().is_empty());
+        assert!(files[1].1.contains("\nexport CARGO_TARGET_DIR=/b/target\ncargo test "), "{}", files[1].1);
         assert!(files.iter().all(|(_, text)| !text.contains("{{")));
     }
 }

@@ -48,10 +48,14 @@ fn finish(child: Child) {
 }
 
 /// What must not depend on interruptions: the model, and every record but its times.
-fn traces(folder: &Path) -> (Vec<u8>, Vec<String>, Vec<u8>, Vec<String>) {
+fn traces(folder: &Path) -> (Vec<u8>, [Vec<String>; 2], Vec<u8>, Vec<String>) {
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-    let metrics = String::from_utf8(read("metrics.csv")).unwrap();
-    let untimed = metrics.lines().map(|line| line.split(',').take(12).collect::<Vec<_>>().join(",")).collect();
+    let columns = |name: &str, count: usize| -> Vec<String> {
+        let rows = String::from_utf8(read(name)).unwrap();
+        rows.lines().map(|line| line.split(',').take(count).collect::<Vec<_>>().join(",")).collect()
+    };
+    // Of the steps that are looked at, which they are.
+    let untimed = [columns("metrics.csv", 12), columns("steps.csv", 2)];
     // The lines about kernels are measurements.
     let events = String::from_utf8(read("events.jsonl")).unwrap();
     let events = events.lines().filter(|line| !line.contains("\"kernels\":")).map(String::from).collect();

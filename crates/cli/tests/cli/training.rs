@@ -67,18 +67,60 @@ fn a_run_is_drawn_and_compared(project: &Path, run: &str) {
     assert!(page.contains("drawn again from the seed"), "the initial weights");
     assert!(page.contains("href=\"experiments/runs/shapes10-resnet20-granet/seed-0/model.safetensors\""));
     assert!(!page.contains("https:") && !page.contains("<script"));
+    assert!(page.contains("id=\"steps-shapes10-resnet20-granet-seed-0\""), "where steps go");
+    assert!(page.contains("<th>under dense</th>"));
     let events = fs::read_to_string(project.join(run).join("events.jsonl")).unwrap();
     assert!(events.lines().next().unwrap().contains("\"explored\":"), "{events}");
 
     bonsai_in(project, &["report", run, "--figures", "figures", "--tensorboard", "events"]).succeeds();
     assert!(project.join("figures/accuracy-epochs.svg").is_file());
+    for entry in fs::read_dir(project.join("figures")).unwrap().map(|entry| entry.unwrap().path()) {
+        let png = fs::read(entry.with_extension("png")).unwrap();
+        assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 1000, "{}", entry.display());
+        // Width in the header, four pixels to the unit.
+        assert_eq!(png[16..20], 1440u32.to_be_bytes(), "{}", entry.display());
+    }
     let folder = project.join("events/shapes10-resnet20-granet/seed-0");
     assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
 
+    // An exported network lies beside the run, and the page leads to both files.
+    let onnx = format!("{run}/model.onnx");
+    bonsai_in(project, &["export", run, "--onnx", &onnx]).succeeds();
+    bonsai_in(project, &["report", run]).succeeds();
+    let page = fs::read_to_string(project.join("report.html")).unwrap();
+    let files = page.split("id=\"files\"").nth(1).unwrap();
+    let links: Vec<&str> = files.split("href=\"").skip(1).map(|link| link.split('"').next().unwrap()).collect();
+    for file in ["model.onnx", "model.safetensors", "steps.csv", "config.toml"] {
+        assert!(links.iter().any(|link| link.ends_with(file)), "{file}: {links:?}");
+    }
+    assert!(links.iter().all(|link| fs::metadata(project.join(link)).unwrap().len() > 0));
+
     let same = bonsai_in(project, &["compare", "shapes10-resnet20-granet", run]).succeeds();
     assert!(same.out.contains("test accuracy, last network, %") && same.out.contains("0.00, n = 1"), "{}", same.out);
+    let no_dense = "shapes10-resnet20-granet: no dense run of the same recipe and seed to measure it against";
+    assert!(same.out.contains(no_dense), "{}", same.out);
+    let show = bonsai_in(project, &["runs", "show", run]).succeeds();
+    assert!(show.out.contains("\ndense       no dense run of the same recipe to measure it against\n"), "{}", show.out);
+    the_distance_from_a_dense_run_is_said_everywhere(project, run);
     bonsai_in(project, &["report", "shapes10-resnet20-grant"]).fails(2, &["did you mean"]);
     bonsai_in(project, &["compare", "absent", run]).fails(2, &["there is no run `absent`"]);
+}
+
+fn the_distance_from_a_dense_run_is_said_everywhere(project: &Path, run: &str) {
+    let dense = train(project, "shapes10-resnet20-dense", &[]).succeeds();
+    assert!(!dense.out.contains("\ndense "), "{}", dense.out);
+    let show = bonsai_in(project, &["runs", "show", run]).succeeds();
+    assert!(show.out.contains(" shapes10-resnet20-dense, seed 0\n"), "{}", show.out);
+    let list = bonsai_in(project, &["runs", "list"]).succeeds();
+    let row = list.out.lines().find(|line| line.starts_with("shapes10-resnet20-granet")).unwrap();
+    let points = row.split_whitespace().nth_back(1).unwrap();
+    assert!(points.parse::<f64>().is_ok(), "{}", list.out);
+    let both = bonsai_in(project, &["compare", "shapes10-resnet20-granet", "shapes10-resnet20-dense"]).succeeds();
+    assert!(both.out.contains("points under dense, same recipe and seeds"), "{}", both.out);
+    assert!(!both.out.contains("shapes10-resnet20-dense: "), "{}", both.out);
+    bonsai_in(project, &["report", run]).succeeds();
+    let page = fs::read_to_string(project.join("report.html")).unwrap();
+    assert!(page.contains(&format!("<td>{points}</td>")), "the page measures it against the run beside it");
 }
 
 fn damaged_records_leave_the_rest(project: &Path, run: &Path) {
@@ -103,6 +145,41 @@ fn damaged_records_leave_the_rest(project: &Path, run: &Path) {
 fn trained(folder: &Path, experiment: &str, more: &[&str]) -> PathBuf {
     train(folder, experiment, &[&["--out", "run"][..], more].concat()).succeeds();
     folder.join("run")
+}
+
+#[test]
+fn a_few_steps_of_an_epoch_tell_where_their_time_went() {
+    let folder = project();
+    let run = trained(folder.path(), "shapes10-resnet20-granet", &["--set", "batch_size=8"]);
+    let rows = bonsai_training::records::read_steps(&run.join("steps.csv")).unwrap();
+    let places: Vec<(u64, u64)> = rows.iter().map(|row| (row.epoch, row.iteration)).collect();
+    // The middle of each quarter of twelve batches.
+    assert_eq!(places, [(0, 2), (0, 5), (0, 8), (0, 11)]);
+    for row in rows {
+        let sum: f64 = row.parts().iter().sum();
+        assert!(row.milliseconds > 0.0 && (sum - row.milliseconds).abs() < 0.05, "{row:?}");
+        assert!(row.forward_dense + row.forward_sparse > 0.0 && row.batch_norm > 0.0 && row.optimizer > 0.0, "{row:?}");
+        assert!(row.passes == 0.0 && row.update == 0.0, "{row:?}");
+    }
+}
+
+#[test]
+fn statistics_are_recomputed_where_there_are_some() {
+    let folder = project();
+    let eval = |run: &str, more: &[&str]| {
+        bonsai_in(folder.path(), &[&["eval", run, "--limit-test", "32", "--device", "cpu"][..], more].concat())
+    };
+    let run = trained(folder.path(), "shapes10-resnet20-dense", &[]);
+    let before = fs::read(run.join("model.safetensors")).unwrap();
+    let (plain, again) = (eval("run", &[]).succeeds(), eval("run", &["--recalibrate", "1"]).succeeds());
+    assert_ne!(plain.out, again.out);
+    assert_eq!(eval("run", &["--recalibrate", "1"]).succeeds().out, again.out);
+    assert!(fs::read(run.join("model.safetensors")).unwrap() == before, "the file has changed");
+    fs::remove_dir_all(&run).unwrap();
+    trained(folder.path(), "shapes10-resnet20-dense", &["--set", "model=lenet5"]);
+    eval("run", &["--recalibrate", "1"]).fails(2, &["lenet5 has no batch normalisation: there are no statistics"]);
+    train(folder.path(), "shapes10-resnet20-dense", &["--set", "model=lenet5", "--set", "evaluate.recalibrate=3"])
+        .fails(2, &["evaluate.recalibrate is 3, but lenet5 has no batch normalisation"]);
 }
 
 #[test]
