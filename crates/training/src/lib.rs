@@ -19,12 +19,14 @@ pub mod optimizer;
 pub mod parameters;
 pub mod position;
 pub mod receipt;
+pub mod resident;
 mod run;
 pub mod run_folder;
 pub mod setup;
 pub mod snapshot;
 mod state;
 pub mod tensors;
+pub mod trace;
 pub mod train;
 pub mod trainee;
 
