@@ -6,6 +6,7 @@ use anyhow::Result;
 use bonsai_training::bench::{StepTimes, at_sparsity, batch_preparation, calm_half, step_times};
 use bonsai_training::experiment::{Experiment, Precision};
 use bonsai_training::hardware::{self, git_revision, peak_memory};
+use bonsai_training::trace::{Trace, trace};
 use breakdown::{Breakdown, Layer, Peak};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -22,6 +23,7 @@ Examples:
   bonsai bench cifar10-resnet20-granet --device wgpu --steps 30
   bonsai bench cifar10-resnet20-static --set model=vgg19 --sparsity 0,0.8,0.9,0.95 --threads 2
   bonsai bench cifar10-resnet20-static --sparsity 0.9 --device cpu --breakdown --layers
+  bonsai bench shapes10-resnet20-dense --device wgpu --set batch_size=8 --steps 3 --sparsity 0 --trace
 
 Medians over the steps. Without --sparsity: dense, and with the masks that the schedule ends at. Loading images is not
 counted. `just bench` compares these figures with PyTorch's; BONSAI_KERNELS=burn times burn's own CPU operations.";
@@ -50,6 +52,9 @@ pub struct Args {
     /// Show the speed of each shape of convolution against the processor's peak, on the CPU
     #[arg(long)]
     layers: bool,
+    /// Count the reads and kernels of a step without an event, and time its kernels
+    #[arg(long)]
+    trace: bool,
     /// What is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -91,6 +96,45 @@ struct Line<'a> {
     layers: Option<Vec<Layer>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peaks: Option<&'a Vec<Peak>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceLine>,
+}
+
+/// What a quiet step asks of its device.
+#[derive(Serialize)]
+struct TraceLine {
+    reads: u64,
+    launches: u64,
+    /// Bytes that the device's allocator holds.
+    device_memory: Option<u64>,
+    /// Launches and milliseconds by kernel.
+    kernels: Vec<(String, u64, f64)>,
+}
+
+impl TraceLine {
+    fn new(trace: Trace) -> Self {
+        let launches = trace.launches();
+        let kernels = trace.kernels.into_iter().map(|one| (one.name, one.launches, one.milliseconds)).collect();
+        Self { reads: trace.reads, launches, device_memory: trace.memory, kernels }
+    }
+
+    fn table(&self) -> String {
+        let memory = self.device_memory.map_or(String::new(), |bytes| {
+            format!(", and its allocator holds {} MB", count(bytes.div_ceil(1_000_000)))
+        });
+        let head = format!(
+            "a step without an event reads {} tensors to the host and starts {} kernels{memory}",
+            self.reads, self.launches
+        );
+        if self.kernels.is_empty() {
+            return format!("{head}.\n");
+        }
+        let mut table = Table::new(&["<kernel", "launches", "ms"]);
+        for (name, launches, ms) in &self.kernels {
+            table.row(vec![name.clone(), launches.to_string(), format!("{ms:.2}")]);
+        }
+        format!("{head} (ms of each waited for):\n\n{}", table.render())
+    }
 }
 
 /// Runs the command.
@@ -137,6 +181,10 @@ impl Bench {
         step_times(variant, &self.chosen.device, steps as usize, breakdown || layers)
     }
 
+    fn trace(&self, variant: &Experiment) -> Result<Option<TraceLine>> {
+        self.args.trace.then(|| trace(variant, &self.chosen.device).map(TraceLine::new)).transpose()
+    }
+
     fn breakdown(&self, times: &StepTimes) -> Option<Breakdown> {
         let (profile, steps) = calm_half(times.profiles.clone()).filter(|_| self.args.breakdown)?;
         Some(Breakdown::new(&profile, steps, batch_preparation(&self.experiment)))
@@ -169,6 +217,7 @@ impl Bench {
             let tables = [
                 self.breakdown(&times).map(|breakdown| breakdown.table()),
                 self.layers(&times, &peaks).map(|layers| breakdown::layer_table(&layers)),
+                self.trace(variant)?.map(|trace| trace.table()),
             ];
             for text in tables.into_iter().flatten() {
                 parts += &format!("\nSparsity {}, {text}", percent(times.sparsity));
@@ -221,6 +270,7 @@ impl Bench {
                 breakdown: self.breakdown(&times),
                 layers: self.layers(&times, &peaks),
                 peaks: self.args.layers.then_some(&peaks),
+                trace: self.trace(variant)?,
             };
             text += &serde_json::to_string(&line)?;
             text.push('\n');

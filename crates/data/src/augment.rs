@@ -49,7 +49,7 @@ impl Augmentation {
 
 /// A window of an image's size on the padded image, seen directly or in a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct View {
+pub struct View {
     top: isize,
     left: isize,
     flip: bool,
@@ -59,6 +59,16 @@ pub(crate) struct View {
 impl View {
     /// The image as it is.
     pub const WHOLE: View = View { top: 0, left: 0, flip: false, padding: Padding::Zero };
+
+    /// Returns the row and the column of a record of this height and width that each row and column of the window shows;
+    /// padding shows none, and is black before normalisation.
+    pub fn sources(&self, [height, width]: [usize; 2]) -> [Vec<Option<usize>>; 2] {
+        let mut columns = sources(width, self.left, self.padding);
+        if self.flip {
+            columns.reverse();
+        }
+        [sources(height, self.top, self.padding), columns]
+    }
 }
 
 /// Normalised values of all bytes, per channel: `(byte / 255 - mean) / std`.
@@ -71,14 +81,15 @@ impl Normalisation {
         Self(mean.iter().zip(std).map(table).collect())
     }
 
+    /// The value of each byte, for each channel.
+    pub fn values(&self) -> &[[f32; 256]] {
+        &self.0
+    }
+
     /// Writes the view of a record of C, H and W as normalised floats.
     pub fn write(&self, record: &[u8], shape: [usize; 3], view: View, out: &mut [f32]) {
         let [_, height, width] = shape;
-        let rows = sources(height, view.top, view.padding);
-        let mut columns = sources(width, view.left, view.padding);
-        if view.flip {
-            columns.reverse();
-        }
+        let [rows, columns] = view.sources([height, width]);
         let channels = record.chunks_exact(height * width).zip(out.chunks_exact_mut(height * width));
         for ((pixels, out), values) in channels.zip(&self.0) {
             for (out, row) in out.chunks_exact_mut(width).zip(&rows) {

@@ -40,7 +40,7 @@ mod set;
 mod shapes;
 mod source;
 
-pub use augment::{Augmentation, Padding};
+pub use augment::{Augmentation, Padding, View};
 pub use error::Error;
 pub use images::Images;
 pub use loader::{Batch, Batches, Loader};

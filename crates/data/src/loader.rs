@@ -12,9 +12,9 @@ use std::thread::{Builder, JoinHandle};
 const AHEAD: usize = 2;
 
 /// Some records, ready to be put on a device.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Normalised pixels, `records * channels * height * width`.
+    /// Normalised pixels, `records * channels * height * width`; none from a loader [without pixels](Loader::without_pixels).
     pub images: Vec<f32>,
     /// One class per record.
     pub labels: Vec<i32>,
@@ -22,6 +22,8 @@ pub struct Batch {
     pub shape: [usize; 4],
     /// The index of each record in the images that the loader was given.
     pub records: Vec<u32>,
+    /// What is seen of each record.
+    pub views: Vec<View>,
 }
 
 /// Makes batches out of images.
@@ -29,6 +31,7 @@ pub struct Batch {
 pub struct Loader {
     recipe: Arc<Recipe>,
     workers: usize,
+    pixels: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,22 @@ impl Loader {
         }
         let normalisation = Normalisation::new(mean, std);
         let recipe = Recipe { images, batch_size, normalisation, augmentation, seed };
-        Self { recipe: Arc::new(recipe), workers: workers.max(1) }
+        Self { recipe: Arc::new(recipe), workers: workers.max(1), pixels: true }
+    }
+
+    /// Leaves the pixels of an epoch's batches to somebody who has the images and is told what is seen of each record.
+    pub fn without_pixels(self) -> Self {
+        Self { pixels: false, ..self }
+    }
+
+    /// Returns the images that batches are made of.
+    pub fn images(&self) -> &Images {
+        &self.recipe.images
+    }
+
+    /// Returns the normalised value of each byte, for each channel.
+    pub fn values(&self) -> &[[f32; 256]] {
+        self.recipe.normalisation.values()
     }
 
     /// Returns the number of records of an epoch.
@@ -80,31 +98,33 @@ impl Loader {
     pub fn epoch(&self, epoch: u64, first_batch: usize) -> Batches {
         let mut order: Vec<u32> = (0..self.recipe.images.len() as u32).collect();
         order.shuffle(&mut stream(self.recipe.seed, "order", epoch));
-        Batches::start(&self.recipe, self.workers, order, Some(epoch), first_batch)
+        Batches::start(self, order, Some(epoch), first_batch)
     }
 
     /// Returns all batches in the order of the records, as they are.
     pub fn in_order(&self) -> Batches {
         let order = (0..self.recipe.images.len() as u32).collect();
-        Batches::start(&self.recipe, self.workers, order, None, 0)
+        Batches::start(self, order, None, 0)
     }
 }
 
 impl Recipe {
-    fn batch(&self, records: &[u32], epoch: Option<u64>) -> Batch {
+    fn batch(&self, records: &[u32], epoch: Option<u64>, pixels: bool) -> Batch {
         let [channels, height, width] = self.images.shape;
-        let mut images = vec![0.0; records.len() * self.images.record_len()];
-        for (&record, out) in records.iter().zip(images.chunks_exact_mut(self.images.record_len())) {
-            let view = match (&self.augmentation, epoch) {
-                (Some(augmentation), Some(epoch)) => {
-                    augmentation.draw(&mut stream(self.seed, "augment", format_args!("{epoch}/{record}")))
-                }
-                _ => View::WHOLE,
-            };
+        let view = |record: &u32| match (&self.augmentation, epoch) {
+            (Some(augmentation), Some(epoch)) => {
+                augmentation.draw(&mut stream(self.seed, "augment", format_args!("{epoch}/{record}")))
+            }
+            _ => View::WHOLE,
+        };
+        let views: Vec<View> = records.iter().map(view).collect();
+        let len = self.images.record_len();
+        let mut images = vec![0.0; if pixels { records.len() * len } else { 0 }];
+        for ((&record, &view), out) in records.iter().zip(&views).zip(images.chunks_exact_mut(len)) {
             self.normalisation.write(self.images.record(record as usize), self.images.shape, view, out);
         }
         let labels = records.iter().map(|&record| i32::from(self.images.labels[record as usize])).collect();
-        Batch { images, labels, shape: [records.len(), channels, height, width], records: records.to_vec() }
+        Batch { images, labels, shape: [records.len(), channels, height, width], records: records.to_vec(), views }
     }
 }
 
@@ -126,10 +146,13 @@ struct Worker {
 }
 
 impl Batches {
-    fn start(recipe: &Arc<Recipe>, workers: usize, order: Vec<u32>, epoch: Option<u64>, first: usize) -> Self {
+    fn start(loader: &Loader, order: Vec<u32>, epoch: Option<u64>, first: usize) -> Self {
+        let recipe = &loader.recipe;
+        // Evaluation reads pixels whoever has them.
+        let pixels = loader.pixels || epoch.is_none();
         let batches = order.len().div_ceil(recipe.batch_size);
         let left = batches.saturating_sub(first);
-        let workers = workers.min(left);
+        let workers = loader.workers.min(left);
         let order = Arc::new(order);
         let worker = |index| {
             let (recipe, order) = (Arc::clone(recipe), Arc::clone(&order));
@@ -137,7 +160,7 @@ impl Batches {
             let work = move || {
                 for records in order.chunks(recipe.batch_size).skip(first + index).step_by(workers) {
                     // Nobody waits any more: the iterator was dropped.
-                    if sender.send(recipe.batch(records, epoch)).is_err() {
+                    if sender.send(recipe.batch(records, epoch, pixels)).is_err() {
                         return;
                     }
                 }
@@ -245,8 +268,8 @@ mod tests {
         let mut small = Loader::new(images(), 10, &[0.5], &[0.25], None, 7, 1);
         let recipe = Arc::get_mut(&mut small.recipe).unwrap();
         recipe.augmentation = Some(Augmentation { crop: 2, padding: Padding::Reflect, flip: true });
-        let one = recipe.batch(&[4], Some(3));
-        let many = recipe.batch(&[9, 4], Some(3));
+        let one = recipe.batch(&[4], Some(3), true);
+        let many = recipe.batch(&[9, 4], Some(3), true);
         assert_eq!(one.images, many.images[16..]);
     }
 

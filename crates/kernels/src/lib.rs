@@ -40,6 +40,7 @@ pub mod batch_norm;
 mod bf16;
 pub mod buffer;
 pub mod conv;
+pub mod cube;
 pub mod depthwise;
 pub mod elementwise;
 pub mod embedding;

@@ -6,6 +6,7 @@
 mod activation;
 mod batch_norm;
 mod conv2d;
+mod cube;
 mod depthwise;
 mod flex;
 mod gating;

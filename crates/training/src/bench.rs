@@ -18,7 +18,7 @@ use crate::meter::Meter;
 use crate::setup::trainee;
 
 /// Steps before the first timed one, which compile kernels and fill caches.
-const WARM_UP: usize = 3;
+pub(crate) const WARM_UP: usize = 3;
 
 /// Times of one network's steps, in milliseconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,7 +157,7 @@ pub(crate) fn noise(experiment: &Experiment) -> Batch {
         images: (0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect(),
         labels: (0..records).map(|i| (i % experiment.data.info().classes) as i32).collect(),
         shape: [records, channels, height, width],
-        records: (0..records as u32).collect(),
+        ..Batch::default()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod parameters;
 pub mod position;
 pub mod recalibrate;
 pub mod receipt;
+pub mod resident;
 mod run;
 pub mod run_folder;
 mod sampling;
@@ -27,6 +28,7 @@ pub mod setup;
 pub mod snapshot;
 mod state;
 pub mod tensors;
+pub mod trace;
 pub mod train;
 pub mod trainee;
 

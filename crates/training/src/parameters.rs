@@ -4,6 +4,7 @@
 //! Names are module paths without enum variants (`blocks.0.conv1.weight`). Schedulers want matrices whose rows are
 //! units; burn stores a linear weight as `[in, out]`, so [`to_rows`] and [`to_storage`] turn it, and nobody else does.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bonsai_models::{Network, Sparsity};
@@ -196,8 +197,18 @@ pub fn sparsity<'a>(
     sparsity
 }
 
-/// Reads a flat tensor to the host.
+thread_local! {
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns how often this thread has read a tensor to the host: [`to_host`] is the one place where training does.
+pub fn reads() -> u64 {
+    READS.get()
+}
+
+/// Reads a flat tensor to the host, which waits for all that its device was told to do.
 pub fn to_host(values: Tensor<1>) -> Vec<f32> {
+    READS.set(READS.get() + 1);
     values.into_data().try_to_vec().expect("parameters are f32")
 }
 

@@ -16,6 +16,7 @@ use burn::tensor::Device;
 use crate::bench::{median, milliseconds, noise, synced};
 use crate::experiment::Experiment;
 use crate::meter::Meter;
+use crate::parameters::to_host;
 use crate::records::{ReceiptRow, csv_rows};
 use crate::run_folder::{RunPaths, write_atomic};
 use crate::setup::{given_mask, trainee};
@@ -156,7 +157,8 @@ fn forward(trainee: &Trainee, batch: &bonsai_data::Batch, device: &Device) {
     let (images, _) = tensors(batch, 0..batch.labels.len(), &device.clone().inner());
     // Reading the logits ends the pass on a device that is told first and computes later.
     let logits = trainee.network.valid().forward_sparse(images, trainee.sparsity());
-    logits.into_data();
+    let [records, classes] = logits.dims();
+    to_host(logits.reshape([records * classes]));
 }
 
 fn row(form: &Form, [dense_forward, dense_step]: [f64; 2], dense_macs: u64, images: u64) -> ReceiptRow {

@@ -14,6 +14,7 @@ use bonsai_pruning::graph::LayerSpec;
 use bonsai_pruning::mask::Mask;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
+use tracing::info;
 
 use crate::Mistake;
 use crate::dashboard::View;
@@ -21,6 +22,7 @@ use crate::evaluate;
 use crate::experiment::Experiment;
 use crate::lr::LearningRate;
 use crate::optimizer::Optimizer;
+use crate::resident::Resident;
 use crate::tensors::hex;
 use crate::trainee::{StepOptions, Trainee};
 use crate::{parameters, recalibrate, snapshot};
@@ -99,7 +101,7 @@ impl Setup {
         }
         let train = Arc::new(train);
         let calibration = recalibrate::loader(train.clone(), info.mean, info.std, self.workers);
-        let train = Loader::new(
+        let mut train = Loader::new(
             train,
             experiment.batch_size,
             info.mean,
@@ -112,7 +114,17 @@ impl Setup {
 
         let graph = experiment.architecture().full().graph().map_err(anyhow::Error::msg)?;
         let horizon = experiment.horizon(train.records());
-        let trainee = trainee(experiment, train.records(), &self.device)?;
+        let mut trainee = trainee(experiment, train.records(), &self.device)?;
+        if !self.cheap_reads {
+            match Resident::new(train.images(), train.values(), &self.device.clone().autodiff()) {
+                Ok(resident) => {
+                    info!("the training images stay on the device: {} MB of bytes", resident.megabytes());
+                    train = train.without_pixels();
+                    trainee.keep_images(resident);
+                }
+                Err(why) => info!("the training images are sent to the device batch by batch: {why}"),
+            }
+        }
         Ok(Parts {
             train,
             valid,

@@ -20,6 +20,7 @@ use crate::loss::cross_entropy;
 use crate::meter::Meter;
 use crate::optimizer::{Optimizer, clip};
 use crate::parameters::{self, Gradients};
+use crate::resident::Resident;
 use crate::tensors::{HostTensor, Tensors, Values};
 
 /// How a step is taken, besides the optimizer's own rule.
@@ -51,6 +52,8 @@ pub struct Trainee {
     pub(crate) masks: BTreeMap<String, Tensor<1>>,
     /// The same for kernels that leave removed weights out.
     sparsity: Sparsity,
+    /// The images that batches show, where they are on the device.
+    pub(crate) resident: Option<Resident>,
     /// What a method that learns masks multiplies the weights by that read masked units, while it learns; 0 or 1.
     pub(crate) factors: BTreeMap<String, Tensor<1>>,
 }
@@ -83,7 +86,13 @@ impl Trainee {
         let architecture = architecture.with_gates(engine.has_gates());
         let network = Network::new(&architecture, seed, &device).map_err(anyhow::Error::msg)?;
         let (masks, sparsity, factors) = (BTreeMap::new(), Sparsity::default(), BTreeMap::new());
-        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity, factors })
+        let resident = None;
+        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity, resident, factors })
+    }
+
+    /// Takes the images that the batches of a loader without pixels show.
+    pub fn keep_images(&mut self, resident: Resident) {
+        self.resident = Some(resident);
     }
 
     /// The network's architecture as it is now.
@@ -147,7 +156,10 @@ impl Trainee {
             let end = records.min(start + piece);
             let (images, labels) = {
                 let _section = section(Part::Data);
-                tensors(batch, start..end, &self.device)
+                match &self.resident {
+                    Some(resident) if batch.images.is_empty() => resident.tensors(batch, start..end),
+                    _ => tensors(batch, start..end, &self.device),
+                }
             };
             let (logits, gates) = network.forward_gated(images, &sparsity);
             let smoothing = self.options.label_smoothing;

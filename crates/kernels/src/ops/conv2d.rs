@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use burn::tensor::module;
-use burn::tensor::ops::ConvOptions;
 
 use super::Activation;
 use super::activation::{Blocks, in_blocks};
+use super::cube;
 use super::flex::{Floats, run, tensor, vector};
 use super::pending::{Pending, Sparse};
 use super::reductions::add_bias;
@@ -79,8 +78,7 @@ fn convolve(
             let blocks = match blocks {
                 Ok(blocks) => blocks,
                 Err(images) => {
-                    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
-                    let y = module::conv2d(images, weight, None, options);
+                    let y = cube::conv2d(images, weight, stride, padding);
                     return Activation::of_nchw(match bias {
                         Some(bias) => add_bias(y, bias),
                         None => y,

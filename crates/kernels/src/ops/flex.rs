@@ -21,10 +21,13 @@ use crate::profile::{Part, section};
 
 /// Tells whether our kernels run on `device`.
 pub(crate) fn is_ours(device: &Device) -> bool {
+    is_flex(device) && may_be_ours(device)
+}
+
+/// Tells whether operations of our own may run where burn's do.
+pub(super) fn may_be_ours(device: &Device) -> bool {
     let checkpoints = device.gradient_checkpointing_strategy();
-    is_flex(device)
-        && !is_switched_off()
-        && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
+    !is_switched_off() && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
 }
 
 /// Tells whether `device` is flex, whoever's kernels run on it.

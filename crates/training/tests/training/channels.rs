@@ -77,7 +77,7 @@ fn batch(input: [usize; 3], records: usize, key: u64) -> Batch {
         images: (0..pixels).map(|_| stream.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0).collect(),
         labels: (0..records).map(|i| (i % 10) as i32).collect(),
         shape: [records, channels, height, width],
-        records: (0..records as u32).collect(),
+        ..Batch::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use bonsai_kernels::{Activation, Then, batch_norm_train, conv2d};
 use bonsai_pruning::clock::{Clock, Horizon};
 use bonsai_training::meter::Meter;
-use bonsai_training::parameters::{self, to_host};
+use bonsai_training::parameters::{self, reads, to_host};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::rand_core::Rng;
 
@@ -64,6 +64,58 @@ fn a_step_on_wgpu_is_close_to_one_on_the_cpu() {
         assert!((a - b).abs() < 1e-4, "{a} and {b}");
         assert_eq!(*a == 0.0, *b == 0.0);
     }
+}
+
+#[test]
+fn quiet_steps_read_nothing() {
+    for scheduler in &schedulers() {
+        let mut trainee = trainee(scheduler, HORIZON, &Device::flex());
+        trainee.begin();
+        let (mut meter, mut quiet) = (Meter::default(), 0);
+        for iteration in 1..=20 {
+            let clock = Clock { iteration, horizon: HORIZON, lr: 0.1 };
+            let event = trainee.engine.due(&clock);
+            let before = reads();
+            let gradients = trainee.gradients(&batch(4, iteration), event.is_some(), &mut meter);
+            let dense = event.is_some().then(|| gradients.clone());
+            trainee.step(gradients, &clock);
+            assert_eq!(reads(), before, "{scheduler}, iteration {iteration}");
+            quiet += 1;
+            if let Some(event) = event {
+                trainee.event(&clock, &event, dense.as_ref());
+                // All weights in one transfer, and all gradients.
+                assert!((1..=2).contains(&(reads() - before)), "{scheduler}: an event reads {}", reads() - before);
+            }
+        }
+        assert_eq!(quiet, 20);
+    }
+}
+
+/// The counter sees nothing but what goes through `to_host`, so nothing else may read.
+#[test]
+fn tensors_come_to_the_host_in_one_place() {
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    for crate_name in ["kernels", "models", "training"] {
+        let mut folders = vec![sources.join(crate_name).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&entry).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                let read = ["into_data(", "to_data(", "into_scalar(", "into_data_sync(", "into_data_async("];
+                for _ in code.lines().filter(|line| read.iter().any(|read| line.contains(read))) {
+                    found.push(entry.file_name().unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+    }
+    found.sort();
+    // The second is the statistics of a batch normalisation on our CPU kernels, which are on the host already.
+    assert_eq!(found, ["batch_norm.rs", "parameters.rs"]);
 }
 
 #[test]

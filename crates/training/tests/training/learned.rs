@@ -45,7 +45,7 @@ fn batch(key: u64) -> Batch {
         images: (0..20 * 3 * 64).map(|_| stream.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0).collect(),
         labels: (0..20).map(|i| i % 10).collect(),
         shape: [20, 3, 8, 8],
-        records: (0..20).collect(),
+        ..Batch::default()
     }
 }
 

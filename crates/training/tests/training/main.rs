@@ -7,6 +7,7 @@ mod loop_ends;
 mod penalties;
 mod pytorch;
 mod recalibrate;
+mod resident;
 mod steps;
 
 use std::collections::BTreeSet;
@@ -59,7 +60,7 @@ fn batch(records: usize, key: u64) -> Batch {
             (0..28 * 28).map(|_| pixel() + label as f32 / 10.0).collect::<Vec<_>>()
         })
         .collect();
-    Batch { images, labels, shape: [records, 1, 28, 28], records: (0..records as u32).collect() }
+    Batch { images, labels, shape: [records, 1, 28, 28], ..Batch::default() }
 }
 
 /// Every scheduler of the registry that removes weights, as shipped in `experiments/`, and some variants, on two epochs of

@@ -248,7 +248,7 @@ fn ten_steps_of_resnet20_follow_pytorch() {
                 images: values(8 * 3 * 32 * 32, 1000 + step as u32, 2.0),
                 labels: (0..8).map(|i| (i * 7 + step as i32 * 3) % 10).collect(),
                 shape: [8, 3, 32, 32],
-                records: (0..8).collect(),
+                ..Batch::default()
             };
             let mut meter = Meter::default();
             let gradients = trainee.gradients(&batch, false, &mut meter);

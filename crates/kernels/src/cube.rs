@@ -1,0 +1,120 @@
+//! Convolution on GPUs: kernels of our own beside burn's, of which the faster one is found by measuring.
+//!
+//! burn runs a convolution on a GPU as one of several kernels, but none of them keeps a tile of sums in registers, and its data
+//! gradient goes through columns that are scattered back. Here are two kernels that do ([`forward`], [`weight`]), and three
+//! ways to write a direction in burn's own operations: a data gradient of stride 1 is a forward convolution with turned,
+//! transposed weights, and a 1×1 convolution is a matrix product in all directions.
+//!
+//! [`choice`] times them once for each shape and device, with CubeCL's own tuner. [`queue`] puts a convolution into burn's
+//! stream of fused operations. [`launches`] counts what reaches the device.
+
+mod choice;
+mod forward;
+pub mod launches;
+mod queue;
+mod weight;
+
+use burn::backend::DispatchDevice;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use queue::{Fused, enqueue};
+
+/// Returns the largest buffer that a GPU gives and, where it says so, all of its memory, in bytes; nothing for other devices.
+pub fn memory(device: &Device) -> Option<(u64, Option<u64>)> {
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Cube(device) => {
+            let client = device.client();
+            let memory = &client.properties().memory;
+            Some((memory.max_page_size, memory.max_memory()))
+        }
+        _ => None,
+    }
+}
+
+/// The shape of a convolution without groups, dilation and bias; all maps are `[images, channels, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Conv {
+    /// Images in the batch.
+    pub images: usize,
+    /// Input channels.
+    pub inputs: usize,
+    /// Height and width of an input map.
+    pub size: [usize; 2],
+    /// Output channels.
+    pub outputs: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// The step of the kernel in both directions.
+    pub stride: usize,
+    /// Zeros added on each of the four sides.
+    pub padding: usize,
+}
+
+impl Conv {
+    /// Returns height and width of an output map, or `None` if the kernel does not fit into the padded input.
+    pub fn output_size(&self) -> Option<[usize; 2]> {
+        let side = |axis: usize| {
+            let steps = (self.size[axis] + 2 * self.padding).checked_sub(self.kernel[axis])?;
+            Some(steps / self.stride + 1)
+        };
+        Some([side(0)?, side(1)?])
+    }
+
+    /// Returns whether [`enqueue`] takes it: anything that is not empty.
+    pub fn fits(&self) -> bool {
+        let Conv { images, inputs, size: [height, width], outputs, kernel: [rows, columns], stride, .. } = *self;
+        ![images, inputs, height, width, outputs, rows, columns, stride].contains(&0) && self.output_size().is_some()
+    }
+
+    /// Returns whether it multiplies every pixel by a matrix.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == 1 && self.padding == 0
+    }
+
+    /// Returns the convolution of an output's gradient with turned weights that is this one's data gradient, if there is one.
+    fn turned(&self) -> Option<Conv> {
+        let [rows, columns] = self.kernel;
+        if self.stride != 1 || rows != columns || self.padding >= rows {
+            return None;
+        }
+        let size = self.output_size()?;
+        let Conv { inputs, outputs, padding, .. } = *self;
+        Some(Conv { inputs: outputs, outputs: inputs, size, padding: rows - 1 - padding, ..*self })
+    }
+
+    fn input_shape(&self) -> [usize; 4] {
+        [self.images, self.inputs, self.size[0], self.size[1]]
+    }
+
+    fn weight_shape(&self) -> [usize; 4] {
+        [self.outputs, self.inputs, self.kernel[0], self.kernel[1]]
+    }
+
+    fn output_shape(&self) -> [usize; 4] {
+        let [height, width] = self.output_size().expect("the kernel fits into the padded input");
+        [self.images, self.outputs, height, width]
+    }
+}
+
+/// A direction of a convolution, with the tensors that go into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Direction {
+    /// From input and weight to the output.
+    Forward,
+    /// From the output's gradient and the weight to the input's gradient.
+    Data,
+    /// From input and the output's gradient to the weight's gradient.
+    Weight,
+}
+
+impl Direction {
+    /// Returns the shape of what comes out.
+    fn result_shape(self, conv: Conv) -> [usize; 4] {
+        match self {
+            Direction::Forward => conv.output_shape(),
+            Direction::Data => conv.input_shape(),
+            Direction::Weight => conv.weight_shape(),
+        }
+    }
+}
