@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<String> {
         .collect();
     let enter = if path.is_some() { format!("  cd {}\n", folder.display()) } else { String::new() };
     Ok(format!(
-        "{} is ready; the method is in src/lib.rs. Test, plan and train it:\n{enter}{commands}",
+        "{} is ready; the method is in src/lib.rs. Test, plan, train and draw it:\n{enter}{commands}",
         folder.display()
     ))
 }

@@ -35,13 +35,21 @@ pub fn side_by_side(configs: &[&Table]) -> Vec<Setting> {
     settings
 }
 
+/// Keys that runs of early versions have not written, with what they stood for.
+const LATER: [(&str, &str); 1] = [("precision", "f32")];
+
 /// Says whether two configurations train alike but for scheduler, seed, names, machine, and what is recorded beside.
 pub fn same_recipe(a: &Table, b: &Table) -> bool {
     let apart = |path: &str| {
         let section = path.split('.').next().unwrap_or_default();
         ["name", "seed", "scheduler", "environment", "checkpoint", "log_every", "protocol"].contains(&section)
     };
-    side_by_side(&[a, b]).iter().all(|setting| apart(&setting.path) || !setting.differs())
+    let usual = |setting: &Setting, value: &Option<String>| {
+        value.clone().or_else(|| LATER.iter().find(|(path, _)| *path == setting.path).map(|(_, value)| value.to_string()))
+    };
+    side_by_side(&[a, b]).iter().all(|setting| {
+        apart(&setting.path) || usual(setting, &setting.values[0]) == usual(setting, &setting.values[1])
+    })
 }
 
 fn flatten(config: &Table) -> Vec<(String, String)> {
@@ -79,6 +87,14 @@ mod tests {
         assert_eq!(differ, ["seed", "scheduler.every", "scheduler.name"]);
         assert_eq!(all[3].values, [None, Some("5".to_string())]);
         assert!(same_recipe(&a, &b));
+        let set = |key: &str, value: &str| {
+            let mut changed = a.clone();
+            changed.insert(key.into(), value.into());
+            changed
+        };
+        // What is recorded beside is no part of it; a key that came later is, with the value that it stood for.
+        assert!(same_recipe(&a, &set("protocol", "paper")) && same_recipe(&set("precision", "f32"), &a));
+        assert!(!same_recipe(&a, &set("precision", "bf16")) && !same_recipe(&a, &set("model", "vgg19")));
         let c: Table = toml::from_str("epochs = 11").unwrap();
         assert!(!same_recipe(&a, &c));
     }

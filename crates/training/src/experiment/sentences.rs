@@ -246,8 +246,8 @@ mod tests {
                 "scheduler `rigl`: unknown value `erc` of `allocation`; did you mean `erk`? (valid: erk, uniform)",
             ),
             (
-                "scheduler `dense`: unknown field `every`, there are no fields",
-                "scheduler `dense`: unknown key `every` (valid: exclude, floor)",
+                "scheduler `dense`: unknown field `evry`, there are no fields",
+                "scheduler `dense`: unknown key `evry` (valid: exclude, floor)",
             ),
             (
                 "scheduler `gmp`: unknown field `flor`, expected `every` or `scope`",
