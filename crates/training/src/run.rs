@@ -260,7 +260,8 @@ impl<'a> Run<'a> {
     /// Carries out a mask event of the iteration under way and records it, with the constants that were absorbed for removed
     /// channels, and for a method that learned masks or gates with the accuracy before and after they became final.
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Result<()> {
-        let learned = matches!(self.parts.trainee.engine.scheduler().removes(), Removes::Masked | Removes::Gated);
+        let removes = self.parts.trainee.engine.scheduler().removes();
+        let learned = matches!(removes, Removes::Masked | Removes::MaskedByScale | Removes::Gated);
         let ends_learning = event.cut.is_some() && learned;
         let before = ends_learning.then(|| self.valid_accuracy());
         if ends_learning && self.parts.trainee.engine.has_gates() {
