@@ -1,14 +1,13 @@
 //! Kills training at random instants, twenty times, and resumes it: the end is the same to the last bit.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A checkpoint after every iteration, so that about every other kill falls into the writing of one.
 const START: &str = "
-model = 'lenet5'
 data = 'shapes10'
-train_records = 200
 epochs = 2
 batch_size = 8
 [augment]
@@ -26,16 +25,30 @@ minutes = 0.0
 [scheduler]
 ";
 
+const LENET: &str = "model = 'lenet5'\ntrain_records = 200";
+/// Depthwise convolutions go with the channels that they read.
+const MOBILENET: &str = "model = 'mobilenetv2'\ntrain_records = 40";
+/// Every layer picks the channels that it reads.
+const DENSENET: &str = "model = 'densenet40'\ntrain_records = 40";
+/// Both convolutions of a block lose channels; the stream stays whole.
+const RESNET: &str = "model = 'resnet20'\ntrain_records = 40";
+
 const WEIGHTS: &str = "name = 'granet'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 1\nevery = 4\n";
 /// Tensors get smaller at every event.
 const CHANNELS: &str = "name = 'group-magnitude'\nmacs = 0.3\nend_epoch = 2\nevery = 4\n";
 /// The penalty of every step follows from the weights, and ends with a cut.
 const SHAPED: &str = "name = 'sparse-group-l0'\nlambda = 1e-3\nbeta = 1e-2\nevery = 4\nend_epoch = 1\nmacs = 0.5\n";
 
-fn start(experiment: &Path, out: &Path) -> Child {
+const SELECTED: &str = "name = 'group-magnitude'\nmacs = 0.5\nend_epoch = 2\nevery = 4\ngroups = ['selection']\n";
+const EXPANDED: &str =
+    "name = 'polarization'\nlambda = 1e-3\nt = 1.4\nend_epoch = 1\nmacs = 0.5\ngroups = ['inner', 'expansion']\n";
+
+/// Starts training what `source` names: an experiment, or `--scratch-e` and a run.
+fn start(source: &[&OsStr], out: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bonsai"))
         .args(["train", "--plain", "--device", "cpu", "--limit-test", "50", "--resume", "--no-receipt", "--out"])
-        .args([out, experiment])
+        .arg(out)
+        .args(source)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -69,26 +82,61 @@ fn has_part(folder: &Path) -> bool {
 
 #[test]
 fn twenty_kills_at_random_instants_change_nothing() {
-    kills_change_nothing(WEIGHTS, 20);
+    kills_change_nothing(LENET, WEIGHTS, 20);
 }
 
 #[test]
 fn ten_kills_of_a_network_that_gets_smaller_change_nothing() {
-    kills_change_nothing(CHANNELS, 10);
+    kills_change_nothing(LENET, CHANNELS, 10);
 }
 
 #[test]
 fn ten_kills_under_a_penalty_on_weights_change_nothing() {
-    kills_change_nothing(SHAPED, 10);
+    kills_change_nothing(LENET, SHAPED, 10);
 }
 
-fn kills_change_nothing(scheduler: &str, all_kills: usize) {
+#[test]
+fn kills_over_a_cut_of_depthwise_convolutions_change_nothing() {
+    kills_change_nothing(MOBILENET, CHANNELS, 3);
+}
+
+#[test]
+fn kills_over_a_cut_of_selections_change_nothing() {
+    kills_change_nothing(DENSENET, SELECTED, 3);
+}
+
+#[test]
+fn kills_over_a_cut_of_expansions_change_nothing() {
+    kills_change_nothing(RESNET, EXPANDED, 3);
+}
+
+#[test]
+fn kills_of_a_baseline_from_scratch_change_nothing() {
+    for scheduler in [CHANNELS, WEIGHTS] {
+        let folder = tempfile::tempdir().unwrap();
+        let experiment = write(folder.path(), LENET, scheduler);
+        let run = folder.path().join("run");
+        finish(start(&[experiment.as_os_str()], &run));
+        kills_of(&[OsStr::new("--scratch-e"), run.as_os_str()], folder.path(), 4);
+    }
+}
+
+fn kills_change_nothing(model: &str, scheduler: &str, all_kills: usize) {
     let folder = tempfile::tempdir().unwrap();
-    let experiment = folder.path().join("kill.toml");
-    std::fs::write(&experiment, format!("{START}{scheduler}")).unwrap();
-    let straight = folder.path().join("straight");
+    let experiment = write(folder.path(), model, scheduler);
+    kills_of(&[experiment.as_os_str()], folder.path(), all_kills);
+}
+
+fn write(folder: &Path, model: &str, scheduler: &str) -> PathBuf {
+    let experiment = folder.join("kill.toml");
+    std::fs::write(&experiment, format!("{model}{START}{scheduler}")).unwrap();
+    experiment
+}
+
+fn kills_of(source: &[&OsStr], folder: &Path, all_kills: usize) {
+    let straight = folder.join("straight");
     let began = std::time::Instant::now();
-    finish(start(&experiment, &straight));
+    finish(start(source, &straight));
     let whole = began.elapsed();
     let expected = traces(&straight);
 
@@ -100,10 +148,10 @@ fn kills_change_nothing(scheduler: &str, all_kills: usize) {
     };
     let (mut kills, mut in_writing, mut runs) = (0, 0, 0);
     while kills < all_kills {
-        let out: PathBuf = folder.path().join(format!("killed-{runs}"));
+        let out: PathBuf = folder.join(format!("killed-{runs}"));
         runs += 1;
         loop {
-            let mut child = start(&experiment, &out);
+            let mut child = start(source, &out);
             std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * (0.05 + 0.6 * random())));
             let ended = child.try_wait().unwrap().is_some();
             if ended || kills == all_kills {

@@ -9,6 +9,7 @@
 //! of the blocks as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
 //! 1979, so they are exact for large means too and do not depend on the number of threads.
 
+mod expanded;
 mod picked;
 pub(crate) mod planes;
 

@@ -61,7 +61,7 @@ pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Gradients, Normalised, Then, Tokens, average_pool, batch_norm, batch_norm_train, concat, conv2d,
-    depthwise, gather_maps, global_average, linear, max_pool, pad_shortcut, scale_maps, sgd_step, sparse_conv2d,
-    sparse_linear,
+    Activation, Gradients, Normalised, Then, Tokens, add_around, average_pool, batch_norm, batch_norm_train, concat,
+    conv2d, depthwise, gather_maps, global_average, linear, max_pool, pad_shortcut, scale_maps, sgd_step,
+    sparse_conv2d, sparse_linear,
 };

@@ -4,6 +4,7 @@
 //! a vector for each image, so that nothing is converted in between.
 
 mod activation;
+mod around;
 mod batch_norm;
 mod conv2d;
 mod cube;
@@ -19,6 +20,7 @@ mod reductions;
 mod tokens;
 
 pub use activation::Activation;
+pub use around::add_around;
 pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};
 pub use conv2d::{Gradients, conv2d, sparse_conv2d};
 pub use depthwise::depthwise;

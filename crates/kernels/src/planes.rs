@@ -158,6 +158,16 @@ impl<'a> Planes<'a> {
     }
 }
 
+/// Copies some channels of an activation.
+///
+/// # Panics
+///
+/// Panics if there is no such channel or the length is not that of the shape.
+pub fn pick(maps: Maps, x: &[f32], channels: &[usize]) -> Buffer {
+    let places: Vec<Place> = channels.iter().map(|&channel| Place { part: 0, channel }).collect();
+    Picked::new(&[Part { maps, x }], &places).gather()
+}
+
 /// Counts the time of a task.
 fn timer() -> Timer<'static> {
     profile::Part::Layout.time()

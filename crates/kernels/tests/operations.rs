@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bonsai_kernels::{
-    Activation, Gradients, Pattern, Then, average_pool, batch_norm, batch_norm_train, concat, conv2d, depthwise,
-    gather_maps, global_average, max_pool, pad_shortcut, scale_maps, sparse_conv2d,
+    Activation, Gradients, Pattern, Then, add_around, average_pool, batch_norm, batch_norm_train, concat, conv2d,
+    depthwise, gather_maps, global_average, max_pool, pad_shortcut, scale_maps, sparse_conv2d,
 };
 use burn::tensor::module::{avg_pool2d, conv2d as burns_conv2d, max_pool2d};
 use burn::tensor::module::{batch_norm as burns_batch_norm, batch_norm_train as burns_batch_norm_train};
@@ -345,6 +345,95 @@ fn residual_blocks_that_normalise_first_are_those_of_burn() {
             for (last_norm, shared) in [(false, false), (false, true), (true, true)] {
                 check_residual(length, last_norm, shared, &device);
             }
+        }
+    }
+}
+
+#[test]
+fn a_bypass_is_a_normalised_product_with_what_is_made_in_its_places() {
+    for device in devices() {
+        let x = random([19, 4, 5, 6], "x", &device);
+        let weight = random([2, 4, 3, 3], "weight", &device);
+        let [factors, gamma, beta] = ["factors", "gamma", "beta"].map(|purpose| random([4], purpose, &device));
+        // A small factor, so that ε counts beside its variance.
+        let sizes = Tensor::<1>::from_data([1.0f32, 0.01, 0.3, 2.0], &device);
+        let factors = (factors * sizes).detach().require_grad();
+        let (inputs, vectors) = ([&x, &weight], [&factors, &gamma, &beta]);
+        let source = Activation::new(x.clone());
+        let made = conv2d(source.clone(), weight.clone(), None, 1, 1);
+        let ours = add_around(source, made, &[1, 2], factors.clone(), gamma.clone(), beta.clone(), 1e-5);
+
+        let product = x.clone() * factors.clone().reshape([1, 4, 1, 1]);
+        let batch = burns_batch_norm_train(product, gamma.clone(), beta.clone(), 1e-5);
+        let made = burns_conv2d(x.clone(), weight.clone(), None, ConvOptions::new([1; 2], [1; 2], [1; 2], 1));
+        let zeros = Tensor::<4>::zeros([19, 1, 5, 6], &device);
+        let burns = Tensor::cat(vec![zeros.clone(), made, zeros], 1) + batch.output;
+        close(&[floats(ours.mean), floats(ours.variance)], &[floats(batch.mean), floats(batch.variance)]);
+        // The statistics that come with the sum are those of a normalisation behind it.
+        let behind = |x| batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5, Then::Nothing).output.into_nchw();
+        let ours = results(behind(ours.output), &inputs, &vectors);
+        let burns = burns_batch_norm_train(burns, gamma.clone(), beta.clone(), 1e-5).output;
+        nearly(&ours, &results(burns, &inputs, &vectors));
+    }
+}
+
+/// A residual block whose last channels are added to some of a wider stream.
+fn check_expanded(shortcut: bool, evaluated: bool, device: &Device) {
+    let x = random([18, 4, 6, 6], "x", device);
+    let wide = if shortcut { 8 } else { 4 };
+    let places = vec![1, 3];
+    let weights = [random([3, 4, 3, 3], "a", device), random([2, 3, 3, 3], "b", device)];
+    let scales = [3, 2].map(|width| [random([width], "gamma", device), random([width], "beta", device)]);
+    let inputs = [&x, &weights[0], &weights[1]];
+    let vectors: Vec<&Tensor<1>> = scales.iter().flatten().collect();
+    let stride = if shortcut { 2 } else { 1 };
+    let constant = |width| (Tensor::<1>::zeros([width], device), Tensor::<1>::ones([width], device));
+
+    let norm = |x: Activation, [gamma, beta]: &[Tensor<1>; 2], then| {
+        let (mean, variance) = constant(gamma.dims()[0]);
+        match evaluated {
+            true => batch_norm(x, gamma.clone(), beta.clone(), mean, variance, 1e-5, then),
+            false => batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5, then).output,
+        }
+    };
+    let source = Activation::new(x.clone());
+    let y = norm(conv2d(source.clone(), weights[0].clone(), None, stride, 1), &scales[0], Then::Relu);
+    let y = conv2d(y, weights[1].clone(), None, 1, 1);
+    let around = if shortcut { pad_shortcut(source, wide) } else { source };
+    let ours = norm(y, &scales[1], Then::AddReluAt(around, places.clone())).into_nchw();
+
+    let norm = |x: Tensor<4>, [gamma, beta]: &[Tensor<1>; 2]| {
+        let (mean, variance) = constant(gamma.dims()[0]);
+        match evaluated {
+            true => burns_batch_norm(x, gamma.clone(), beta.clone(), mean, variance, 1e-5),
+            false => burns_batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5).output,
+        }
+    };
+    let conv = |x, w: &Tensor<4>, s| burns_conv2d(x, w.clone(), None, ConvOptions::new([s; 2], [1; 2], [1; 2], 1));
+    let y = norm(conv(relu(norm(conv(x.clone(), &weights[0], stride), &scales[0])), &weights[1], 1), &scales[1]);
+    let [images, _, height, width] = y.dims();
+    let zeros = |channels| Tensor::<4>::zeros([images, channels, height, width], device);
+    let [first, second] = [0, 1].map(|channel| y.clone().narrow(1, channel, 1));
+    let y = Tensor::cat(vec![zeros(1), first, zeros(1), second, zeros(wide - 4)], 1);
+    let around = match shortcut {
+        true => x.clone().slice(s![.., .., ..;2, ..;2]).pad([(2, 2), (0, 0), (0, 0)], 0.0),
+        false => x.clone(),
+    };
+    let burns = relu(y + around);
+    if device.is_autodiff() {
+        nearly(&results(ours, &inputs, &vectors), &results(burns, &inputs, &vectors));
+    } else {
+        nearly(&[floats(ours)], &[floats(burns)]);
+    }
+}
+
+#[test]
+fn channels_are_added_to_some_of_a_wider_residual() {
+    for device in devices() {
+        for shortcut in [false, true] {
+            check_expanded(shortcut, false, &device);
+            check_expanded(shortcut, true, &device);
+            check_expanded(shortcut, true, &device.clone().inner());
         }
     }
 }

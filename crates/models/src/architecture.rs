@@ -268,7 +268,7 @@ impl Architecture {
     }
 
     /// Returns the channel groups of the full network that `kept` speaks of: streams that lose channels everywhere at once,
-    /// or layers that select theirs.
+    /// or layers that select theirs and blocks that expand theirs.
     ///
     /// # Errors
     ///
@@ -277,7 +277,7 @@ impl Architecture {
         let graph = self.full().graph()?;
         let coupled = Channels::derive(&graph)?;
         let known = |name: &String| coupled.groups.iter().any(|group| group.name == *name);
-        if self.kept.keys().all(known) { Ok(coupled) } else { Channels::derive_selected(&graph) }
+        if self.kept.keys().all(known) { Ok(coupled) } else { Channels::derive_whole(&graph) }
     }
 
     /// Checks what is left of each group against the full network.
@@ -286,10 +286,10 @@ impl Architecture {
             return Ok(());
         }
         let graph = self.full().graph()?;
-        let (coupled, selected) = (Channels::derive(&graph)?, Channels::derive_selected(&graph)?);
+        let (coupled, whole) = (Channels::derive(&graph)?, Channels::derive_whole(&graph)?);
         let find = |channels: &Channels, name: &str| channels.groups.iter().find(|group| group.name == *name).cloned();
         for (name, units) in &self.kept {
-            let group = find(&coupled, name).or_else(|| find(&selected, name));
+            let group = find(&coupled, name).or_else(|| find(&whole, name));
             let group =
                 group.ok_or_else(|| format!("kept names {name:?}, which is no channel group of {}", self.name))?;
             let rising = units.windows(2).all(|pair| pair[0] < pair[1]);
@@ -304,10 +304,10 @@ impl Architecture {
         let only = |one: &Channels, other: &Channels| {
             self.kept.keys().find(|name| find(one, name).is_some() && find(other, name).is_none())
         };
-        if let (Some(stream), Some(selection)) = (only(&coupled, &selected), only(&selected, &coupled)) {
+        if let (Some(stream), Some(other)) = (only(&coupled, &whole), only(&whole, &coupled)) {
             return Err(format!(
-                "kept names {stream:?} and {selection:?}, but layers select from streams that stay whole: only one of the two \
-                 can be cut"
+                "kept names {stream:?} and {other:?}, but layers select from streams that stay whole, and expand into such: \
+                 only one of the two can be cut"
             ));
         }
         Ok(())

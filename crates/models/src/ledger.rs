@@ -3,7 +3,7 @@
 use bonsai_pruning::graph::{Node, Op};
 use bonsai_pruning::{Graph, Kind, LayerSpec};
 
-use crate::layers::{Conv2dConfig, DepthwiseConfig, LinearConfig, NORM_EPSILON};
+use crate::layers::{BypassConfig, Conv2dConfig, DepthwiseConfig, LinearConfig, NORM_EPSILON};
 use crate::operations::{Compute, Operation, Window};
 
 /// A graph in the making: a model tells its forward pass, with its layers in the order of its fields.
@@ -120,6 +120,14 @@ impl Ledger {
         self.computed(y, Compute::Select { places })
     }
 
+    /// Lists channels put in their places among zeros, `width` in all; all of them without `places`.
+    pub(crate) fn expand(&mut self, path: &str, places: Option<&[usize]>, width: usize, x: Value) -> Value {
+        let places = places.map_or_else(|| (0..width).collect(), <[usize]>::to_vec);
+        let op = Op::Expand { path: path.to_string(), places: places.clone() };
+        let y = self.node(op, &[x], width, x.map);
+        self.computed(y, Compute::Expand { places })
+    }
+
     /// Lists the mean of every map.
     pub(crate) fn global_average(&mut self, x: Value) -> Value {
         let y = self.node(Op::Pool, &[x], x.width, [1, 1]);
@@ -175,13 +183,21 @@ impl Ledger {
         self.computed(y, Compute::Attention { heads, tokens, keys, scale })
     }
 
-    /// Lists the bypass around a convolution that turned `x` into `y`; the sum has `width` channels.
+    /// Lists the bypass around a convolution that turned `x` into `y`.
     ///
     /// Its weights are no layer: nothing prunes them, and they cost what they cost.
-    pub(crate) fn bypass(&mut self, x: Value, y: Value, width: usize) -> Value {
+    pub(crate) fn bypass(&mut self, path: &str, bypass: &BypassConfig, x: Value, y: Value) -> Value {
+        let (width, stride) = (bypass.outputs, bypass.stride);
         self.parameters(3 * width);
         self.told.graph.fixed_macs += (width * y.map[0] * y.map[1]) as u64;
-        self.node(Op::Bypass, &[y, x], width, y.map)
+        let whole = |operation| Value { operation, width, ..y };
+        let made = whole(self.operation(Compute::Expand { places: bypass.filters.clone() }, &[y], width));
+        let around = whole(self.operation(Compute::Scale { path: path.to_string(), stride }, &[x], width));
+        let norm = Compute::BatchNorm { path: format!("{path}.bn"), epsilon: NORM_EPSILON };
+        let around = whole(self.operation(norm, &[around], width));
+        let sum = self.operation(Compute::Add, &[made, around], width);
+        self.told.graph.nodes.push(Node { op: Op::Bypass, inputs: vec![y.node, x.node], width });
+        Value { node: self.told.graph.nodes.len() - 1, operation: sum, width, map: y.map }
     }
 
     /// Notes that the network can gate the channels of a group.
@@ -220,9 +236,14 @@ impl Ledger {
 
     /// Adds an operation through which channels pass as they are.
     fn aside(&mut self, compute: Compute, x: Value) -> Value {
+        Value { operation: self.operation(compute, &[x], x.width), ..x }
+    }
+
+    /// Adds an operation that no node stands for, and returns its place.
+    fn operation(&mut self, compute: Compute, inputs: &[Value], width: usize) -> usize {
         let operations = &mut self.told.operations;
-        operations.push(Operation { compute, inputs: vec![x.operation], width: x.width });
-        Value { operation: operations.len() - 1, ..x }
+        operations.push(Operation { compute, inputs: inputs.iter().map(|value| value.operation).collect(), width });
+        operations.len() - 1
     }
 
     fn layer(&mut self, path: &str, kind: Kind, shape: Vec<usize>, bias: bool, uses: usize) {

@@ -35,6 +35,14 @@ pub enum Compute {
         /// Whether there is a `{path}.bias`.
         bias: bool,
     },
+    /// A convolution of kernel 1 with as many groups as there are input channels: every output channel reads one of them,
+    /// times its number in `{path}.scale`, `[out]`.
+    Scale {
+        /// The path of the layer.
+        path: String,
+        /// The step in both directions.
+        stride: usize,
+    },
     /// A linear map of vectors or of every token, with the weight `{path}.weight`, stored `[in, out]`.
     Linear {
         /// The path of the layer.
@@ -73,6 +81,11 @@ pub enum Compute {
     /// Some of the input's channels.
     Select {
         /// The channels, in rising order.
+        places: Vec<usize>,
+    },
+    /// The input's channels in their places among zero channels, up to the operation's width.
+    Expand {
+        /// The places, in rising order.
         places: Vec<usize>,
     },
     /// Every second pixel in both directions, `front` zero channels before the input's, and others behind, up to the

@@ -7,6 +7,9 @@
 //!
 //! Shortcut A, the paper's choice for CIFAR, has no parameters ([`crate::layers::pad_shortcut`]). Shortcut B is a 1×1
 //! convolution with batch normalisation where the width changes, which many later papers mean by "ResNet-20".
+//!
+//! A channel of a stage's stream goes from all of its blocks at once (groups of kind `stream`), or the stream stays whole and
+//! each block adds to some of its channels only (`expansion`), as polarization has it.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -105,7 +108,8 @@ fn stages(architecture: &Architecture, blocks: usize) -> Vec<BlockConfig> {
             let width = if architecture.bypass { full } else { architecture.width(&conv1, full) };
             let filters = architecture.bypass.then(|| [conv1, group].map(|conv| architecture.units(&conv, full)));
             let outputs = widening.outputs().unwrap_or(inputs);
-            let config = BlockConfig { inputs, width, outputs, widening, gated: architecture.gates, filters };
+            let added = architecture.kept.get(&format!("{path}.expand")).cloned();
+            let config = BlockConfig { inputs, width, outputs, added, widening, gated: architecture.gates, filters };
             inputs = config.outputs;
             all.push(config);
         }
@@ -141,6 +145,8 @@ struct BlockConfig {
     inputs: usize,
     width: usize,
     outputs: usize,
+    /// The channels of the stream that the block adds to, where not to all of them.
+    added: Option<Vec<usize>>,
     widening: Widening,
     gated: bool,
     /// With a bypass: the filters that are left of both convolutions.
@@ -158,8 +164,23 @@ impl BlockConfig {
     }
 
     fn conv2(&self) -> Conv2dConfig {
-        let filters = self.filters.as_ref().map_or(self.outputs, |[_, filters]| filters.len());
+        let filters = self.filters.as_ref().map_or(self.made(), |[_, filters]| filters.len());
         Conv2dConfig::new(self.width, filters, 3)
+    }
+
+    /// Counts the channels that the second normalisation returns.
+    fn made(&self) -> usize {
+        self.added.as_ref().map_or(self.outputs, Vec::len)
+    }
+
+    fn bypass1(&self) -> Option<BypassConfig> {
+        let (inputs, outputs, stride) = (self.inputs, self.width, self.stride());
+        self.filters.as_ref().map(|[filters, _]| BypassConfig { inputs, outputs, stride, filters: filters.clone() })
+    }
+
+    fn bypass2(&self) -> Option<BypassConfig> {
+        let (inputs, outputs, stride) = (self.width, self.outputs, 1);
+        self.filters.as_ref().map(|[_, filters]| BypassConfig { inputs, outputs, stride, filters: filters.clone() })
     }
 
     fn projection(&self) -> Conv2dConfig {
@@ -169,8 +190,8 @@ impl BlockConfig {
     fn list(&self, ledger: &mut Ledger, path: &str, x: Value) -> Value {
         let input = x;
         let mut y = ledger.conv(&format!("{path}.conv1"), self.conv1(), x);
-        if self.filters.is_some() {
-            y = ledger.bypass(input, y, self.width);
+        if let Some(bypass) = self.bypass1() {
+            y = ledger.bypass(&format!("{path}.bypass1"), &bypass, input, y);
         }
         let y = ledger.batch_norm(&format!("{path}.bn1"), y);
         let y = ledger.relu(y);
@@ -179,10 +200,13 @@ impl BlockConfig {
         }
         let inner = y;
         let mut y = ledger.conv(&format!("{path}.conv2"), self.conv2(), y);
-        if self.filters.is_some() {
-            y = ledger.bypass(inner, y, self.outputs);
+        if let Some(bypass) = self.bypass2() {
+            y = ledger.bypass(&format!("{path}.bypass2"), &bypass, inner, y);
         }
-        let y = ledger.batch_norm(&format!("{path}.bn2"), y);
+        let mut y = ledger.batch_norm(&format!("{path}.bn2"), y);
+        if self.filters.is_none() {
+            y = ledger.expand(&format!("{path}.expand"), self.added.as_deref(), self.outputs, y);
+        }
         let x = match self.widening {
             Widening::None => x,
             Widening::Pad { front, outputs } => ledger.pad_shortcut(x, front, outputs),
@@ -204,17 +228,15 @@ impl BlockConfig {
                 (Some(Projection { conv, bn: BatchNorm::new(self.outputs, init) }), None)
             }
         };
-        let bypass = |path: &str, place: usize, inputs, outputs, stride| {
-            let filters = self.filters.as_ref()?[place].clone();
-            Some(BypassConfig { inputs, outputs, stride, filters }.init(&init.at(path), SCHEME))
-        };
         Block {
-            bypass1: bypass("bypass1", 0, self.inputs, self.width, self.stride()),
-            bypass2: bypass("bypass2", 1, self.width, self.outputs, 1),
+            bypass1: self.bypass1().map(|bypass| bypass.init(&init.at("bypass1"), SCHEME)),
+            bypass2: self.bypass2().map(|bypass| bypass.init(&init.at("bypass2"), SCHEME)),
             conv1: self.conv1().init(&init.at("conv1"), SCHEME),
             bn1: BatchNorm::new(self.width, init),
             conv2: self.conv2().init(&init.at("conv2"), SCHEME),
-            bn2: BatchNorm::new(self.outputs, init),
+            bn2: BatchNorm::new(self.made(), init),
+            outputs: self.outputs,
+            added: self.added.clone(),
             shortcut,
             front,
             gate: self.gated.then(|| GateConfig::new(self.inputs, self.width).init(&init.at("gate"))),
@@ -229,6 +251,10 @@ pub struct Block {
     bn1: BatchNorm,
     conv2: Conv2d,
     bn2: BatchNorm,
+    /// The channels of the stream behind the block.
+    outputs: usize,
+    /// Those that it adds to, where not to all of them.
+    added: Option<Vec<usize>>,
     shortcut: Option<Projection>,
     /// Zero channels in front, where the block widens by shortcut A.
     front: Option<usize>,
@@ -251,10 +277,14 @@ impl Block {
         let y = with_bypass(&self.conv2, &self.bypass2, y, sparsity);
         let x = match (&self.shortcut, self.front) {
             (Some(projection), _) => projection.bn.forward(projection.conv.forward(x, sparsity), Then::Nothing),
-            (None, Some(front)) => pad_shortcut(x, front, y.dims()[1]),
+            (None, Some(front)) => pad_shortcut(x, front, self.outputs),
             (None, None) => x,
         };
-        self.bn2.forward(y, Then::AddRelu(x))
+        let then = match &self.added {
+            None => Then::AddRelu(x),
+            Some(places) => Then::AddReluAt(x, places.clone()),
+        };
+        self.bn2.forward(y, then)
     }
 }
 

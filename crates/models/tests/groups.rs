@@ -260,11 +260,11 @@ fn concatenated_channels_keep_their_place_in_every_later_layer() {
 #[test]
 fn layers_may_pick_from_streams_instead() {
     let kinds = |channels: &Channels, kind| channels.groups.iter().filter(|group| group.kind == kind).count();
-    let dense = Channels::derive_selected(&cifar("densenet40").graph().unwrap()).unwrap();
+    let dense = Channels::derive_whole(&cifar("densenet40").graph().unwrap()).unwrap();
     // Every layer, both transitions, and the normalisation in front of the classifier.
     assert_eq!((dense.groups.len(), kinds(&dense, GroupKind::Selection)), (39, 39));
     assert_eq!(dense.groups.iter().map(|group| group.units).sum::<usize>(), 9360, "the indices of network slimming");
-    let residual = Channels::derive_selected(&cifar("preresnet164").graph().unwrap()).unwrap();
+    let residual = Channels::derive_whole(&cifar("preresnet164").graph().unwrap()).unwrap();
     let picked = residual.groups.iter().filter(|group| group.kind == GroupKind::Selection);
     assert_eq!(picked.map(|group| group.units).sum::<usize>(), 8080, "likewise");
     assert_eq!((kinds(&residual, GroupKind::Selection), kinds(&residual, GroupKind::Inner)), (55, 2 * 54));
@@ -272,6 +272,39 @@ fn layers_may_pick_from_streams_instead() {
     assert_eq!((kinds(&coupled, GroupKind::Stream), kinds(&coupled, GroupKind::Inner)), (4, 2 * 54));
     let first = places(group(&residual, "blocks.1.pre.select"), &[3]);
     assert_eq!(first, [("blocks.1.conv1.weight in".to_string(), vec![3])]);
+}
+
+#[test]
+fn blocks_may_add_to_some_channels_of_a_stream_that_stays_whole() {
+    for (shortcut, blocks) in [(Shortcut::A, 9), (Shortcut::B, 9)] {
+        let architecture = cifar("resnet20").with_shortcut(shortcut);
+        let channels = Channels::derive_whole(&architecture.graph().unwrap()).unwrap();
+        let count = |kind| channels.groups.iter().filter(|group| group.kind == kind).count();
+        // The regularised layers of polarization: both normalisations of every block, but not that of the stem.
+        assert_eq!((count(GroupKind::Inner), count(GroupKind::Expansion)), (blocks, blocks), "{shortcut:?}");
+        assert_eq!(channels.groups.len(), 2 * blocks);
+        let added = group(&channels, "blocks.3.expand");
+        let members: Vec<(&str, usize)> = added.members.iter().map(|m| (m.parameter.as_str(), m.axis)).collect();
+        let expected = ["conv2.weight", "bn2.gamma", "bn2.beta", "bn2.running_mean", "bn2.running_var"];
+        assert_eq!(
+            members,
+            expected.map(|name| format!("blocks.3.{name}")).iter().map(|m| (m.as_str(), 0)).collect::<Vec<_>>()
+        );
+        assert_eq!((added.units, added.mask_axis()), (32, 0));
+    }
+    // Counted by hand: 8 of 16 channels inside the first block, of which 3 of 16 are added to.
+    let full = cifar("resnet20");
+    let mut small = full.clone();
+    small.kept.insert("blocks.0.conv1".to_string(), (0..8).collect());
+    small.kept.insert("blocks.0.expand".to_string(), vec![1, 5, 15]);
+    let (before, after) = (full.graph().unwrap(), small.graph().unwrap());
+    let (pixels, gone) = (32 * 32, 9 * (2 * 16 * 16 - 16 * 8 - 8 * 3));
+    assert_eq!(before.macs() - after.macs(), pixels * gone);
+    assert_eq!(before.parameters - after.parameters, gone + 2 * 8 + 2 * 13);
+    let sentence = Channels::derive(&after).unwrap_err();
+    assert!(sentence.contains("`blocks.0.conv2.weight`") && sentence.contains("3 of its 16 channels"), "{sentence}");
+    small.kept.insert("conv".to_string(), vec![0]);
+    assert!(small.check().unwrap_err().contains("only one of the two can be cut"));
 }
 
 #[test]
@@ -435,6 +468,10 @@ fn kinds_that_exclude_each_other_are_refused() {
     assert!(sentence.ends_with("leave `compact` true"), "{sentence}");
     let sentence = refused("resnet20", "group-magnitude", &format!("{magnitude} = ['selection']"));
     assert!(sentence.contains("no channel group of kind selection"), "{sentence}");
+    let sentence = refused("vgg11", "group-magnitude", &format!("{magnitude} = ['inner', 'expansion']"));
+    assert!(sentence.contains("no channel group of kind expansion"), "{sentence}");
+    let sentence = refused("resnet20", "group-magnitude", &format!("{magnitude} = ['stream', 'expansion']"));
+    assert!(sentence.contains("name one of the two"), "{sentence}");
 }
 
 fn some_architecture() -> impl Strategy<Value = Architecture> {
@@ -454,7 +491,7 @@ proptest! {
         let graph = architecture.graph().unwrap();
         let selects = seed % 2 == 1;
         let derive = |graph: &Graph| match selects {
-            true => Channels::derive_selected(graph),
+            true => Channels::derive_whole(graph),
             false => Channels::derive(graph),
         };
         let full = derive(&graph).unwrap();

@@ -59,6 +59,25 @@ impl Emitter<'_, '_> {
                 ];
                 self.build.node("Conv", &texts(&from), to, &attributes)
             }
+            Compute::Scale { path, stride } => {
+                let channels = operations[operation.inputs[0]].width;
+                let name = format!("{path}.scale");
+                let (shape, values) = self.values(&name)?;
+                if *shape != [width] || !width.is_multiple_of(channels) {
+                    return Err(format!(
+                        "the parameter {name} of shape {shape:?} does not fit {channels} channels in and {width} out"
+                    ));
+                }
+                let values = values.to_vec();
+                let weight = self.build.floats(&name, &[width, 1, 1, 1], &values);
+                let attributes = [
+                    ("kernel_shape", Attribute::Ints(&[1; 2])),
+                    ("strides", Attribute::Ints(&[*stride as i64; 2])),
+                    ("pads", Attribute::Ints(&[0; 4])),
+                    ("group", Attribute::Int(channels as i64)),
+                ];
+                self.build.node("Conv", &[x, &weight], to, &attributes)
+            }
             Compute::Linear { path, bias } => {
                 let weight = self.parameter(path, "weight")?;
                 match *bias {
@@ -97,6 +116,9 @@ impl Emitter<'_, '_> {
                 let places = self.build.integers(&format!("{to}/places"), &places);
                 self.build.node("Gather", &[x, &places], to, &[("axis", Attribute::Int(1))])
             }
+            // A whole network expands nothing.
+            Compute::Expand { places } if places.len() == width => self.build.node("Identity", &[x], to, &[]),
+            Compute::Expand { places } => self.expand(x, places, width, to),
             Compute::PadShortcut { front } => {
                 let channels = operations[operation.inputs[0]].width;
                 self.pad_shortcut(x, *front, width - front - channels, to)
@@ -172,6 +194,16 @@ impl Emitter<'_, '_> {
         let y = self.build.node("Add", &[&y, &one], &format!("{to}/sum"), &[]);
         let y = self.build.node("Mul", &[x, &y], &format!("{to}/product"), &[]);
         self.build.node("Mul", &[&y, &half], to, &[])
+    }
+
+    /// Puts one channel of zeros behind the others, and gathers that where one is missing.
+    fn expand(&mut self, x: &str, places: &[usize], width: usize, to: &str) -> Name {
+        let pads = self.build.integers(&format!("{to}/pads"), &[0, 0, 0, 0, 0, 1, 0, 0]);
+        let padded = self.build.node("Pad", &[x, &pads], &format!("{to}/padded"), &[]);
+        let source = |channel| places.binary_search(&channel).unwrap_or(places.len()) as i64;
+        let sources: Vec<i64> = (0..width).map(source).collect();
+        let sources = self.build.integers(&format!("{to}/sources"), &sources);
+        self.build.node("Gather", &[&padded, &sources], to, &[("axis", Attribute::Int(1))])
     }
 
     fn pad_shortcut(&mut self, x: &str, front: usize, behind: usize, to: &str) -> Name {

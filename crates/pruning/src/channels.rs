@@ -10,9 +10,9 @@
 //! layer normalisation changes even when a channel of zeros goes: a network that is masked instead of cut must take its
 //! statistics over the channels that are left.
 //!
-//! Where many layers read one value, as in networks with normalisation in front of convolutions, there are two ways to
-//! see it: a channel goes with all that read it ([`Channels::derive`]), or all of them stay and each layer picks its own
-//! ([`Channels::derive_selected`]), as network slimming does.
+//! Where many layers read or make one value, a stream, there are two ways to see it: a channel goes with all that read and
+//! make it ([`Channels::derive`]), or all of them stay ([`Channels::derive_whole`]): then each layer picks the channels that
+//! it reads, as network slimming has it, and each block adds to some channels only, as polarization has it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -37,6 +37,8 @@ pub enum GroupKind {
     Embedding,
     /// The channels that one layer picks out of a stream, which keeps all of its own.
     Selection,
+    /// The channels that one block adds to a stream, which keeps all of its own.
+    Expansion,
 }
 
 /// What a parameter does in its layer.
@@ -73,7 +75,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The path of the first layer that makes its channels; for attention `{path}.heads`, `{path}.qk` and `{path}.v`; the
-    /// path of a selection.
+    /// path of a selection or of an expansion.
     pub name: String,
     /// What it is a part of.
     pub kind: GroupKind,
@@ -107,21 +109,21 @@ impl Channels {
     ///
     /// A sentence that names the layer whose coupling cannot be derived.
     pub fn derive(graph: &Graph) -> Result<Self, String> {
-        Self::derive_by(graph, Selections::Coupled)
+        Self::derive_by(graph, Streams::Coupled)
     }
 
-    /// Finds the groups of a network in which streams keep all of their channels, and each layer that reads one picks
-    /// those that it needs.
+    /// Finds the groups of a network in which streams keep all of their channels: each layer that reads one picks those that
+    /// it needs, and each block adds to those that it makes.
     ///
     /// # Errors
     ///
     /// As [`Channels::derive`].
-    pub fn derive_selected(graph: &Graph) -> Result<Self, String> {
-        Self::derive_by(graph, Selections::Free)
+    pub fn derive_whole(graph: &Graph) -> Result<Self, String> {
+        Self::derive_by(graph, Streams::Whole)
     }
 
-    fn derive_by(graph: &Graph, selections: Selections) -> Result<Self, String> {
-        let mut coupling = Coupling::new(graph, selections)?;
+    fn derive_by(graph: &Graph, streams: Streams) -> Result<Self, String> {
+        let mut coupling = Coupling::new(graph, streams)?;
         coupling.tie(graph)?;
         let classes = coupling.classes(graph);
         let mut groups = classes.groups(&mut coupling);
@@ -184,13 +186,13 @@ impl Channels {
     }
 }
 
-/// What a selection is taken for.
+/// What becomes of streams, which some layers select from and some blocks expand into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Selections {
-    /// The whole value: what it picks is tied to what it picks from.
+enum Streams {
+    /// Their channels go everywhere at once: what is selected or expanded is tied to them.
     Coupled,
-    /// A choice of its own, from channels that stay.
-    Free,
+    /// Their channels stay: each selection and each expansion is a choice of its own.
+    Whole,
 }
 
 /// Channels of all values, tied to each other: a forest in which a root is the first channel of its class.
@@ -198,8 +200,8 @@ struct Coupling {
     /// Where the channels of each node begin.
     offsets: Vec<usize>,
     parents: Vec<usize>,
-    selections: Selections,
-    /// Whether a channel must stay, because the image, the logits or a selection needs it.
+    streams: Streams,
+    /// Whether a channel must stay, because the image, the logits, a selection or an expansion needs it.
     fixed: Vec<bool>,
     /// Whether a channel is of a stream: a term of a sum, or something to select from.
     summed: Vec<bool>,
@@ -210,7 +212,7 @@ struct Coupling {
 }
 
 impl Coupling {
-    fn new(graph: &Graph, selections: Selections) -> Result<Self, String> {
+    fn new(graph: &Graph, streams: Streams) -> Result<Self, String> {
         let mut offsets = Vec::new();
         let mut total = 0;
         let mut placed = BTreeSet::new();
@@ -232,7 +234,7 @@ impl Coupling {
         Ok(Self {
             offsets,
             parents: (0..total).collect(),
-            selections,
+            streams,
             fixed: flags(),
             summed: flags(),
             embedded: flags(),
@@ -321,9 +323,9 @@ impl Coupling {
                     if places.len() != node.width || places.iter().any(|place| *place >= width) {
                         return same_width(node.width);
                     }
-                    match self.selections {
-                        Selections::Free => self.fixed[start..start + width].fill(true),
-                        Selections::Coupled if node.width < width => {
+                    match self.streams {
+                        Streams::Whole => self.fixed[start..start + width].fill(true),
+                        Streams::Coupled if node.width < width => {
                             return Err(format!(
                                 "the coupling behind `{}` cannot be derived: layers select {} of its {width} channels, so \
                                  that they can only go in groups of kind \"selection\"",
@@ -331,10 +333,28 @@ impl Coupling {
                                 node.width
                             ));
                         }
-                        Selections::Coupled => {
+                        Streams::Coupled => {
                             (0..width).for_each(|channel| self.join(start + channel, out + channel));
                             self.summed[start..start + width].fill(true);
                         }
+                    }
+                }
+                Op::Expand { places, .. } => {
+                    let (start, width) = inputs[0];
+                    if places.len() != width || places.iter().any(|place| *place >= node.width) {
+                        return same_width(node.width);
+                    }
+                    match self.streams {
+                        Streams::Whole => self.fixed[out..out + node.width].fill(true),
+                        Streams::Coupled if width < node.width => {
+                            return Err(format!(
+                                "the coupling behind `{}` cannot be derived: {width} of its {} channels are added to a \
+                                 stream, so that they can only go in groups of kind \"expansion\"",
+                                maker(graph, i),
+                                node.width
+                            ));
+                        }
+                        Streams::Coupled => (0..width).for_each(|channel| self.join(start + channel, out + channel)),
                     }
                 }
                 Op::Pad { front } => {
@@ -414,9 +434,16 @@ impl Coupling {
                     add(class_token.clone(), Role::Embedding, 2, i, node.width);
                     add(positions.clone(), Role::Embedding, 2, i, node.width);
                 }
-                Op::Select { path, .. } if self.selections == Selections::Free => {
+                Op::Select { path, .. } if self.streams == Streams::Whole => {
                     for place in 0..node.width {
-                        classes.selected.insert(self.offsets[i] + place, path.clone());
+                        let class = self.root(self.offsets[i] + place);
+                        classes.chosen.insert(class, (path.clone(), GroupKind::Selection));
+                    }
+                }
+                Op::Expand { path, .. } if self.streams == Streams::Whole => {
+                    for place in 0..graph.nodes[node.inputs[0]].width {
+                        let class = self.root(self.offsets[node.inputs[0]] + place);
+                        classes.chosen.insert(class, (path.clone(), GroupKind::Expansion));
                     }
                 }
                 Op::Input
@@ -426,6 +453,7 @@ impl Coupling {
                 | Op::Add
                 | Op::Concat
                 | Op::Select { .. }
+                | Op::Expand { .. }
                 | Op::Pad { .. }
                 | Op::Bypass
                 | Op::Flatten { .. }
@@ -455,8 +483,8 @@ struct Classes {
     parts: Vec<(String, Role, usize)>,
     /// By class: indices into `parts` and places there.
     touched: BTreeMap<usize, Vec<(usize, usize)>>,
-    /// By class: the path of the selection that it begins with.
-    selected: BTreeMap<usize, String>,
+    /// By class: the path of the selection that it begins with, or of the expansion that it ends with.
+    chosen: BTreeMap<usize, (String, GroupKind)>,
 }
 
 impl Classes {
@@ -478,8 +506,8 @@ impl Classes {
         }
         let make = |(first, parts, units): (usize, Vec<usize>, Vec<usize>)| {
             let units = units.into_iter().map(|unit| vec![unit]).collect::<Vec<_>>();
-            if let Some(path) = self.selected.get(&first) {
-                return (first, self.group(path.clone(), GroupKind::Selection, &units));
+            if let Some((path, kind)) = self.chosen.get(&first) {
+                return (first, self.group(path.clone(), *kind, &units));
             }
             let made = parts.iter().find(|part| self.parts[**part].1 == Role::Weight && self.parts[**part].2 == 0);
             let (weight, ..) = &self.parts[*made.expect("channels come from a layer")];

@@ -90,7 +90,7 @@ impl Engine {
     /// Returns the groups whose scales the method learns to rank channels by, with the path of each scale.
     pub fn scales(&self) -> Vec<(String, String)> {
         match (&self.units, self.scheduler.removes()) {
-            (Some(units), Removes::Scaled) => {
+            (Some(units), Removes::Scaled | Removes::MaskedByScale) => {
                 let named = |(_, group): (usize, &Group)| Some((group.name.clone(), scale(group)?.to_string()));
                 units.prunable().filter_map(named).collect()
             }

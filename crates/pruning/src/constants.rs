@@ -101,6 +101,13 @@ pub fn absorb<'a>(
                 let values = places.iter().map(|place| lack().values[*place]).collect();
                 (places.iter().map(|place| input()[*place]).collect(), Lack { values, exact: lack().exact })
             }
+            Op::Expand { places, .. } => {
+                let (mut expanded, mut lacking) = (vec![Some(0.0); node.width], nothing);
+                for ((place, constant), value) in places.iter().zip(input()).zip(&lack().values) {
+                    (expanded[*place], lacking.values[*place]) = (*constant, *value);
+                }
+                (expanded, Lack { exact: lack().exact, ..lacking })
+            }
             Op::Pad { front } => {
                 let (mut padded, mut lacking) = (vec![Some(0.0); node.width], nothing);
                 padded[*front..front + input().len()].copy_from_slice(input());

@@ -114,6 +114,14 @@ pub enum Op {
         /// The channels that are picked, in rising order.
         places: Vec<usize>,
     },
+    /// Channels put in their places among zeros, to be added to a value that others add to too: the "channel expand" of
+    /// polarization. In a whole network none of them are missing.
+    Expand {
+        /// The path of the expansion.
+        path: String,
+        /// Where the channels go, in rising order.
+        places: Vec<usize>,
+    },
     /// Zero channels in front of and behind the input's, until there are as many as the node is wide.
     Pad {
         /// Zero channels in front.

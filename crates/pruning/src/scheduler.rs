@@ -83,6 +83,9 @@ pub enum Removes {
     /// [`mask_units`](Scheduler::mask_units) before every step and told what came of it by
     /// [`learn_masks`](Scheduler::learn_masks).
     Masked,
+    /// The same for units that pass one batch normalisation: what the method is given as their sizes are the absolute values of
+    /// its scale, which it also sees after each step.
+    MaskedByScale,
     /// Units of channel groups that the network can gate: each image opens and closes the gates by itself until the cut,
     /// and [`gate_slopes`](Scheduler::gate_slopes) pulls at their means over a batch.
     Gated,
@@ -334,7 +337,8 @@ pub trait Scheduler: Send {
         false
     }
 
-    /// Masks units of a group for the next step; `sizes` has the mean absolute weight of each unit's filter.
+    /// Masks units of a group for the next step; `sizes` has the mean absolute weight of each unit's filter, or its absolute
+    /// scale where the method ranks by that.
     fn mask_units(&mut self, group: &str, sizes: &[f32]) -> Mask {
         let _ = group;
         Mask::dense(sizes.len())

@@ -142,15 +142,25 @@ impl Units {
                 Removes::Weights | Removes::Channels => true,
                 Removes::Scaled => scale(group).is_some(),
                 Removes::Masked => can_be_masked(group),
+                Removes::MaskedByScale => can_be_masked(group) && scale(group).is_some(),
                 Removes::Gated => graph.gates.contains(&group.name),
             };
             options.groups.contains(&group.kind) && !spared && fits
         };
+        for (kind, needs) in [(GroupKind::Selection, "selects from"), (GroupKind::Expansion, "expands into")] {
+            if options.groups.contains(&kind) && !channels.groups.iter().any(|group| group.kind == kind) {
+                return Err(format!(
+                    "`groups` names \"{0}\", but this network has no channel group of kind {0}: none of its layers {needs} \
+                     a stream",
+                    format!("{kind:?}").to_lowercase()
+                ));
+            }
+        }
         let prunable: Vec<bool> = channels.groups.iter().map(may).collect();
         if !prunable.contains(&true) {
             let kinds: Vec<String> = options.groups.iter().map(|kind| format!("{kind:?}").to_lowercase()).collect();
             return Err(match removes {
-                Removes::Scaled => {
+                Removes::Scaled | Removes::MaskedByScale => {
                     let selects = graph.nodes.iter().any(|node| matches!(node.op, Op::Select { .. }));
                     format!(
                         "channels are ranked by the scale of their batch normalisation, and no group of kind {} has one of its \
@@ -315,19 +325,22 @@ impl Units {
     }
 }
 
-/// Finds the groups of a network: with selections where they are asked for.
+/// Finds the groups of a network: with streams that stay whole where selections or expansions are asked for.
 fn derive(graph: &Graph, options: &ChannelOptions) -> Result<Channels, String> {
-    if !options.groups.contains(&GroupKind::Selection) {
+    let names = |kind| options.groups.contains(&kind);
+    if !names(GroupKind::Selection) && !names(GroupKind::Expansion) {
         return Channels::derive(graph);
     }
-    if options.groups.contains(&GroupKind::Stream) {
-        return Err(
-            "`groups` names \"stream\" and \"selection\", but layers select from streams that stay whole: name one \
-                    of the two"
-                .to_string(),
-        );
+    if names(GroupKind::Stream) {
+        let (kind, why) = match names(GroupKind::Selection) {
+            true => ("selection", "layers select from"),
+            false => ("expansion", "blocks expand into"),
+        };
+        return Err(format!(
+            "`groups` names \"stream\" and \"{kind}\", but {why} streams that stay whole: name one of the two"
+        ));
     }
-    Channels::derive_selected(graph)
+    Channels::derive_whole(graph)
 }
 
 /// Returns the scale of the one batch normalisation that a group's channels pass.

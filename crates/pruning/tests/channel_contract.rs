@@ -69,6 +69,11 @@ const ROWS: &[Row] = &[
         units: Some(10.0 / 22.0),
     },
     Row {
+        table: "name = 'lapp'\nmacs = 0.6\nend_epoch = 2\nscore = 'scale'",
+        event: |t| (t == 20).then_some(0.6),
+        units: None,
+    },
+    Row {
         table: "name = 'polarization'\nlambda = 0.2\nt = 1.0\nend_epoch = 2",
         event: |t| (t == 20).then_some(1.0),
         units: None,

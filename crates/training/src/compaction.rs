@@ -71,7 +71,7 @@ impl Trainee {
     }
 
     /// Reads the scales that the scheduler ranks channels by to the host, in one transfer: groups, paths and values.
-    fn scales(&self) -> Vec<(String, String, Vec<f32>)> {
+    pub(crate) fn scales(&self) -> Vec<(String, String, Vec<f32>)> {
         let named = self.engine.scales();
         if named.is_empty() {
             return Vec::new();

@@ -103,7 +103,12 @@ impl Run<'_> {
                 Removes::Weights if self.parts.trainee.architecture().kept.is_empty() => {
                     Some(engine.scheduler().target())
                 }
-                Removes::Weights | Removes::Channels | Removes::Scaled | Removes::Masked | Removes::Gated => None,
+                Removes::Weights
+                | Removes::Channels
+                | Removes::Scaled
+                | Removes::Masked
+                | Removes::MaskedByScale
+                | Removes::Gated => None,
             },
             target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),

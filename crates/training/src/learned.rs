@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bonsai_models::Network;
 use bonsai_models::layers::{Gates, is_of_gate};
+use bonsai_pruning::Removes;
 use bonsai_pruning::channels::{Channels, Role};
 use bonsai_pruning::clock::Clock;
 use bonsai_pruning::mask::Mask;
@@ -57,11 +58,24 @@ impl Trainee {
         if !self.engine.masks_units() {
             return;
         }
-        let rows = parameters::row_sizes(&self.network, self.engine.layers());
-        let sizes = self.by_unit(0, &rows, |sizes| {
-            let (sum, count) = sizes.fold((0.0, 0), |(sum, count), size| (sum + size, count + 1));
-            sum / f64::from(count.max(1))
-        });
+        let sizes = match self.engine.scheduler().removes() {
+            Removes::MaskedByScale => {
+                let mut scales: BTreeMap<String, Vec<f32>> =
+                    self.scales().into_iter().map(|(group, _, scales)| (group, scales)).collect();
+                let of_group = |group: &bonsai_pruning::Group| {
+                    let scales = scales.remove(&group.name).unwrap_or_else(|| vec![1.0; group.units]);
+                    scales.into_iter().map(f32::abs).collect()
+                };
+                self.engine.groups().map(|(group, _)| group).map(of_group).collect()
+            }
+            _ => {
+                let rows = parameters::row_sizes(&self.network, self.engine.layers());
+                self.by_unit(0, &rows, |sizes| {
+                    let (sum, count) = sizes.fold((0.0, 0), |(sum, count), size| (sum + size, count + 1));
+                    sum / f64::from(count.max(1))
+                })
+            }
+        };
         let masks = self.engine.mask_units_of(&sizes).to_vec();
         self.factors = self.factors_of(masks);
     }

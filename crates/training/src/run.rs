@@ -283,7 +283,8 @@ impl<'a> Run<'a> {
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> Result<()> {
         // What an event takes is no part of a step.
         self.end_sample()?;
-        let learned = matches!(self.parts.trainee.engine.scheduler().removes(), Removes::Masked | Removes::Gated);
+        let removes = self.parts.trainee.engine.scheduler().removes();
+        let learned = matches!(removes, Removes::Masked | Removes::MaskedByScale | Removes::Gated);
         let ends_learning = event.cut.is_some() && learned;
         let before = if ends_learning { Some(self.valid_accuracy()?) } else { None };
         if ends_learning && self.parts.trainee.engine.has_gates() {

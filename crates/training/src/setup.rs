@@ -147,6 +147,16 @@ impl Setup {
     pub fn given_masks(&self, trainee: &Trainee) -> Result<Option<Vec<Mask>>> {
         let Some(baseline) = &self.experiment.baseline else { return Ok(None) };
         let Some(model) = &baseline.model else { return Ok(None) };
+        ensure!(
+            model.is_file(),
+            Mistake(format!(
+                "the masks of {} are those of {}, but there is no file {}: bring the run's model.safetensors back, or name \
+                 where it is by baseline.model in the experiment",
+                self.experiment.name,
+                baseline.of,
+                model.display()
+            ))
+        );
         let same = digest(model)? == baseline.sha256;
         ensure!(
             same,

@@ -282,6 +282,17 @@ fn the_shape_of_a_run_is_trained_from_scratch() {
         let path = folder.path().join(format!("experiments/runs/{experiment}-scratch-b/seed-1000/summary.toml"));
         assert_eq!(value(&fs::read_to_string(path).unwrap(), "epochs"), (ratio as u64).to_string());
 
+        // A baseline that is begun again looks for the masks where they were; a shape is in its own experiment.
+        let experiment = folder.path().join("scratch.toml");
+        let (before, environment) = config.split_once("[environment]").unwrap();
+        let after = environment.split_once("\n[").map_or(String::new(), |(_, after)| format!("[{after}"));
+        fs::write(&experiment, format!("{before}{after}")).unwrap();
+        fs::remove_file(run.join("model.safetensors")).unwrap();
+        call(&["--out", "elsewhere"]).fails(2, &["has lost its model.safetensors"]);
+        if scheduler == "static" {
+            let anew = ["train", "scratch.toml", "--out", "anew", "--device", "cpu", "--plain", "--no-receipt"];
+            bonsai_in(folder.path(), &anew).fails(2, &["there is no file", "model.safetensors", "baseline.model"]);
+        }
         fs::remove_file(run.join("summary.toml")).unwrap();
         call(&["--out", "elsewhere"]).fails(2, &["has not finished"]);
     }

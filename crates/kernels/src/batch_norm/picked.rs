@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::planes::{Apply, Moments, Onto, Reduce, Running};
+use super::planes::{Apply, Onto, Reduce, Running};
 use super::{Affine, Gate, Statistics, Sums, planes_per_task, timer};
 use crate::buffer::Buffer;
-use crate::maps::Maps;
 use crate::planes::Picked;
 use crate::simd::Level;
 
@@ -94,26 +93,5 @@ impl Affine {
             }
             to.clear_missing(block, out);
         });
-    }
-}
-
-impl Statistics {
-    /// Adds `x` to `y` and takes the statistics of the sum.
-    ///
-    /// # Panics
-    ///
-    /// Panics if a length is not that of the shape.
-    pub fn of_sum(maps: Maps, y: &mut [f32], x: &[f32]) -> Statistics {
-        assert!(y.len() == maps.len() && x.len() == maps.len(), "activations of {:?}", maps.dims());
-        let level = Level::current();
-        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
-        let work = y.par_chunks_mut(maps.plane()).zip(x.par_chunks(maps.plane())).zip(&mut planes).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, ((y, x), moments))| {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-            let (lanes, mut running) = (maps.lanes(i / maps.channels), Running::new());
-            level.run(Moments { maps, lanes, rows: 0..maps.height, plane: y, running: &mut running });
-            *moments = running.moments(maps, lanes);
-        });
-        Statistics::merge(maps, &planes)
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Block {
     pub is_last: bool,
 }
 
-/// Normalises the input, convolves it, and takes the moments of the output.
+/// Normalises the input, convolves it, adds that to the residual if there is one, and takes the moments of the output.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     conv: &Conv,
@@ -49,6 +49,7 @@ pub(super) fn forward(
     level: Level,
     block: Block,
     input: Input,
+    residual: Option<&[f32]>,
     output: &mut [f32],
     moments: Option<&mut [(f64, f64)]>,
 ) {
@@ -83,7 +84,20 @@ pub(super) fn forward(
             ahead.add(to, output.as_ptr().wrapping_add(to.block()), 0..height.min(to.height));
         }
         let x = applied.as_deref().unwrap_or_else(|| x.blocks(from, block.number..block.number + 1));
-        plan.rows(x, output, Start::Zero, start..end, ahead.among(1));
+        let begin = match residual {
+            None => Start::Zero,
+            Some(residual) => {
+                let _timer = Part::Normalisation.time();
+                // With the zeros in front of each row, and behind the last.
+                let first = if start == 0 { 0 } else { to.floats(start - 1).end };
+                let last = if end == to.height { to.plane() } else { to.floats(end - 1).end };
+                for (y, x) in output.chunks_exact_mut(to.plane()).zip(residual.chunks_exact(to.plane())) {
+                    y[first..last].copy_from_slice(&x[first..last]);
+                }
+                Start::Output
+            }
+        };
+        plan.rows(x, output, begin, start..end, ahead.among(1));
         let _timer = Part::Normalisation.time();
         for (plane, running) in output.chunks_exact(to.plane()).zip(&mut running) {
             level.run(Moments { maps: to, lanes: to.lanes(block.number), rows: start..end, plane, running });

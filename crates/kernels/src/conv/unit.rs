@@ -100,7 +100,23 @@ impl Unit<'_> {
     ///
     /// Panics if a length is not that of its shape, or the convolution needs a wider margin than maps have.
     pub fn forward(&self, input: Input, statistics: bool) -> (Buffer, Option<Statistics>) {
+        self.forward_onto(input, None, statistics)
+    }
+
+    /// Returns the sum of the output and `residual`, which has its shape, and if asked for the statistics of the sum.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`Unit::forward`] does.
+    pub fn forward_onto(
+        &self,
+        input: Input,
+        residual: Option<&[f32]>,
+        statistics: bool,
+    ) -> (Buffer, Option<Statistics>) {
         let (from, to) = (self.conv.input, self.conv.output());
+        assert!(residual.is_none_or(|residual| residual.len() == to.len()), "residual of {:?}", to.dims());
+        let start = if residual.is_some() { Start::Output } else { Start::Zero };
         input.x.check(from);
         self.conv.check_weight(self.weight);
         assert!(self.conv.fits(), "margin for {:?}", self.conv);
@@ -114,6 +130,7 @@ impl Unit<'_> {
         let mut moments = vec![(0.0, 0.0); to.blocks() * to.channels];
         let blocks = output.par_chunks_mut(to.block()).zip(moments.par_chunks_mut(to.channels));
         blocks.enumerate().for_each(|(block, (output, moments))| {
+            let residual = residual.map(|residual| &residual[block * to.block()..(block + 1) * to.block()]);
             if by_rows {
                 let is_last = block + 1 == to.blocks();
                 return strips::forward(
@@ -122,6 +139,7 @@ impl Unit<'_> {
                     level,
                     Block { number: block, is_last },
                     input,
+                    residual,
                     output,
                     statistics.then_some(moments),
                 );
@@ -131,7 +149,10 @@ impl Unit<'_> {
                 Precision::Bf16 => Some(rounded::in_pairs(level, from, &input.rounded(level, from, block..block + 1))),
             };
             let x = applied.as_deref().unwrap_or_else(|| input.x.blocks(from, block..block + 1));
-            plan.block(x, output, Start::Zero, moments, |_, plane, moments| {
+            if let Some(residual) = residual {
+                output.copy_from_slice(residual);
+            }
+            plan.block(x, output, start, moments, |_, plane, moments| {
                 if statistics {
                     let (lanes, mut running) = (to.lanes(block), Running::new());
                     level.run(Moments { maps: to, lanes, rows: 0..to.height, plane, running: &mut running });

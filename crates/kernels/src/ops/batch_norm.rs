@@ -9,7 +9,7 @@ use super::Activation;
 use super::activation::{Blocks, in_blocks, shape};
 use super::flex::{Floats, Input, is_flex, run, vector, writable};
 use super::pending::Pending;
-use super::planes::parts_of;
+use super::planes::{gather_maps, parts_of};
 use super::reductions;
 use crate::batch_norm::{Affine, Gate, Statistics};
 use crate::maps::Maps;
@@ -24,6 +24,8 @@ pub enum Then {
     Relu,
     /// The addition of a residual, then a rectifier.
     AddRelu(Activation),
+    /// The same with a residual of more channels: each channel is added to the one at its place, in rising order.
+    AddReluAt(Activation, Vec<usize>),
 }
 
 /// The result of [`batch_norm_train`].
@@ -56,6 +58,10 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
             let output = match then {
                 Then::Nothing | Then::Relu => Activation::of_pending(chain),
                 Then::AddRelu(residual) => Activation::of_settled(chain.settle_with(residual.blocks_of(maps))),
+                Then::AddReluAt(residual, places) => {
+                    let wide = Maps { channels: residual.dims()[1], ..maps };
+                    Activation::of_settled(chain.settle_at(places, residual.blocks_of(wide)))
+                }
             };
             return finished(output, statistics);
         }
@@ -127,6 +133,10 @@ fn finish(normalised: Tensor<4>, then: Then) -> Activation {
         Then::Nothing => normalised,
         Then::Relu => activation::relu(normalised),
         Then::AddRelu(residual) => activation::relu(normalised + residual.into_nchw()),
+        Then::AddReluAt(residual, places) => {
+            let normalised = expand(Activation::of_nchw(normalised), &places, residual.dims()[1]);
+            activation::relu(normalised.into_nchw() + residual.into_nchw())
+        }
     };
     Activation::of_nchw(tensor)
 }
@@ -141,10 +151,14 @@ fn normalise(
     then: Then,
     statistics: impl FnOnce(&[f32]) -> (Statistics, bool),
 ) -> Activation {
-    let relu = !matches!(then, Then::Nothing);
-    let residual = match then {
-        Then::AddRelu(residual) => Some(residual.blocks_of(maps)),
-        Then::Nothing | Then::Relu => None,
+    let (relu, residual) = match then {
+        Then::Nothing => (false, None),
+        Then::Relu => (true, None),
+        Then::AddRelu(residual) => (true, Some(residual.blocks_of(maps))),
+        Then::AddReluAt(residual, places) => {
+            let normalised = normalise(maps, x, gamma, beta, epsilon, Then::Nothing, statistics);
+            return expand(normalised, &places, residual.dims()[1]).add(residual).relu();
+        }
     };
     let inputs = [x.into(), gamma.into(), beta.into()];
     let tensor = match residual {
@@ -177,6 +191,11 @@ fn normalise(
         }
     };
     Activation::of_blocks(tensor, maps)
+}
+
+/// Puts channels in their places among zeros, `width` in all.
+pub(super) fn expand(x: Activation, places: &[usize], width: usize) -> Activation {
+    gather_maps(x, (0..width).map(|channel| places.binary_search(&channel).ok()).collect(), 1)
 }
 
 struct Norm<'a> {

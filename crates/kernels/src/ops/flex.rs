@@ -54,6 +54,11 @@ impl Floats {
         Floats(tensor.to_contiguous())
     }
 
+    /// Returns no floats.
+    pub fn none() -> Floats {
+        Floats(vector(Vec::new()))
+    }
+
     /// Returns the tensor.
     pub fn tensor(&self) -> FlexTensor {
         self.0.clone()

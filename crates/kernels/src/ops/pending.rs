@@ -1,4 +1,4 @@
-//! Convolutions and normalisations that have been computed, but are not in the graph yet.
+//! Convolutions and normalisations that are not in the graph yet; all but the last convolution have been computed.
 //!
 //! Gradients of one operation at a time read and write each activation many times. So a chain of convolutions and
 //! normalisations becomes one operation of the graph: maybe a normalisation in front, up to three convolutions, each with
@@ -6,7 +6,8 @@
 //! saves.
 //!
 //! A normalisation in front reads channels where they are, in several activations if need be, and leaves others out. On the
-//! way back their gradients are added to what has come from later layers, in place.
+//! way back their gradients are added to what has come from later layers, in place. The last convolution waits, too, for what
+//! comes next: what is added to its result is what its sums begin with.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -64,8 +65,9 @@ struct Link {
     conv: Conv,
     precision: Precision,
     sparse: Option<Sparse>,
-    /// The output of the convolution.
+    /// The output of the convolution; nothing while that waits.
     z: Floats,
+    waits: bool,
     statistics: Option<Statistics>,
     norm: Option<LinkNorm>,
 }
@@ -154,33 +156,41 @@ impl Pending {
 
     /// Convolves.
     pub fn convolve(mut self, conv: Conv, weight: Tensor<4>, precision: Precision, sparse: Option<Sparse>) -> Pending {
-        let weight = Input::from(weight);
-        let floats = weight.floats();
+        let (z, statistics) = (Floats::none(), None);
+        self.links.push(Link { conv, precision, sparse, z, waits: true, statistics, norm: None });
+        self.parameters.push([weight.into(), Input::none(), Input::none()]);
+        self
+    }
+
+    /// Computes the last convolution if it waits, and adds `residual` to it.
+    fn compute(&mut self, residual: Option<&[f32]>) {
+        let number = self.links.len().wrapping_sub(1);
+        let Some(Link { conv, precision, sparse, waits: true, .. }) = self.links.last().cloned() else { return };
+        let weight = self.parameters[number][0].floats();
         let _section = section(Part::Waiting);
-        let sources: Vec<Floats> = match self.links.is_empty() {
+        let sources: Vec<Floats> = match number == 0 {
             true => self.sources.iter().map(|source| Input::from(source.tensor.clone()).floats()).collect(),
             false => Vec::new(),
         };
         let shapes: Vec<Maps> = self.sources.iter().map(|source| source.maps).collect();
         let parts = parts_of(&shapes, &sources);
-        let input = input(&self.links, self.front.as_ref(), &parts, self.links.len());
+        let input = input(&self.links, self.front.as_ref(), &parts, number);
         // Where gradients are taken, the batch is normalised by its own statistics.
         let training = self.device.is_autodiff();
         let run = |pattern: Option<&Pattern>| {
-            Unit { conv: &conv, weight: &floats, pattern, precision }.forward(input, training)
+            Unit { conv: &conv, weight: &weight, pattern, precision }.forward_onto(input, residual, training)
         };
         let (z, statistics) = match &sparse {
             None => run(None),
             Some(sparse) => sparse.pattern.forward(conv.input.images, training, run),
         };
-        let z = Floats::new(&in_blocks(conv.output(), z));
-        self.links.push(Link { conv, precision, sparse, z, statistics, norm: None });
-        self.parameters.push([weight, Input::none(), Input::none()]);
-        self
+        let link = &mut self.links[number];
+        (link.z, link.statistics, link.waits) = (Floats::new(&in_blocks(conv.output(), z)), statistics, false);
     }
 
     /// Normalises by the statistics of the batch, which are returned too.
     pub fn normalise(mut self, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, relu: bool) -> (Pending, Statistics) {
+        self.compute(None);
         let maps = self.maps();
         let link = self.links.last_mut().expect("a chain has a convolution");
         let statistics = link.statistics.take().unwrap_or_else(|| Statistics::of(maps, &link.z));
@@ -194,18 +204,30 @@ impl Pending {
 
     /// Puts the chain into the graph.
     pub fn settle(self) -> Blocks {
-        self.finish(None)
+        self.finish(None, None)
     }
 
     /// Puts the chain into the graph, with the addition of `residual` before the last rectifier.
     pub fn settle_with(self, residual: Blocks) -> Blocks {
         assert_eq!(residual.maps, self.maps(), "a residual has the shape of what it is added to");
-        self.finish(Some(residual))
+        self.finish(Some(residual), None)
     }
 
-    fn finish(self, residual: Option<Blocks>) -> Blocks {
-        let maps = self.maps();
-        let Pending { sources, device, front, mut links, scales, parameters } = self;
+    /// Puts the chain into the graph, with the addition of its channels to those of `residual` at `places`, in rising order,
+    /// and the last rectifier behind that.
+    pub fn settle_at(self, places: Vec<usize>, residual: Blocks) -> Blocks {
+        assert!(
+            places.len() == self.maps().channels && places.last().is_none_or(|last| *last < residual.maps.channels)
+        );
+        self.finish(Some(residual), Some(places))
+    }
+
+    fn finish(mut self, residual: Option<Blocks>, places: Option<Vec<usize>>) -> Blocks {
+        let maps = residual.as_ref().map_or_else(|| self.maps(), |residual| residual.maps);
+        // Behind a normalisation there is no convolution that waits.
+        let begin = residual.as_ref().map(|residual| Input::from(residual.tensor.clone()).floats());
+        self.compute(begin.as_deref());
+        let Pending { sources, front, mut links, scales, parameters, .. } = self;
         let mut inputs: [Input; INPUTS] = std::array::from_fn(|_| Input::none());
         for (place, source) in inputs.iter_mut().zip(&sources) {
             *place = source.tensor.clone().into();
@@ -236,21 +258,16 @@ impl Pending {
             let shapes = sources.iter().map(|source| source.maps).collect::<Vec<_>>();
             let output = match (links.last_mut(), &front) {
                 (Some(Link { norm: Some(norm), z, .. }), _) => {
-                    in_blocks(maps, norm.affine.apply(maps, z, norm.relu, added.as_deref()))
+                    let y = match (&places, added.as_deref()) {
+                        (Some(places), Some(added)) => norm.affine.apply_at(maps, places, z, added),
+                        (_, added) => norm.affine.apply(maps, z, norm.relu, added),
+                    };
+                    in_blocks(maps, y)
                 }
                 (Some(link), _) => {
-                    // Nothing reads it on the way back.
-                    let z = std::mem::replace(&mut link.z, Floats::new(&vector(Vec::new())));
+                    // What is added is in it, and nothing reads it on the way back.
                     statistics = link.statistics.take();
-                    match &added {
-                        None => z.into(),
-                        Some(added) => {
-                            let mut z = writable(z.into(), shape(maps));
-                            let of_sum = Statistics::of_sum(maps, z.storage_mut(), added);
-                            statistics = device.is_autodiff().then_some(of_sum);
-                            z
-                        }
-                    }
+                    std::mem::replace(&mut link.z, Floats::none()).into()
                 }
                 (None, Some(Front { places, norm, .. })) => {
                     let parts = parts_of(&shapes, &floats);
@@ -264,7 +281,7 @@ impl Pending {
             };
             let known = sources.into_iter().map(|source| source.known).collect();
             let has_residual = added.is_some();
-            let chain = Chain { shapes, known, front, links, floats, output: gate, has_residual, around };
+            let chain = Chain { shapes, known, front, links, floats, output: gate, maps, places, has_residual, around };
             (output, Box::new(move |gradient, wanted, begun: &mut Begun| chain.backward(gradient, wanted, begun)))
         });
         Blocks::new(output, maps).with_statistics(statistics)
@@ -318,6 +335,10 @@ struct Chain {
     floats: [Floats; INPUTS],
     /// The output, if a residual has been added to it before a rectifier.
     output: Option<Floats>,
+    /// The shape of the output.
+    maps: Maps,
+    /// The channels of the residual that the last link's are added to, if not one to one.
+    places: Option<Vec<usize>>,
     has_residual: bool,
     around: Around,
 }
@@ -340,7 +361,7 @@ impl Chain {
         begun: &mut Begun,
     ) -> [Option<FlexTensor>; INPUTS] {
         let mut all = [const { None }; INPUTS];
-        let mut way = self.shut(output(&self.links, self.front.as_ref()), gradient);
+        let mut way = self.shut(gradient);
         let parts = parts_of(&self.shapes, &self.floats);
         let reaches_front =
             (0..self.links.len()).rev().all(|number| self.through_link(number, &parts, &mut way, &wanted, &mut all));
@@ -381,8 +402,7 @@ impl Chain {
         let around = is_first && self.around != Around::Nothing && wanted[0];
         let mut onto = way.of_residual.take_if(|_| around).map(|of_residual| match self.around {
             Around::Shortcut(from) => {
-                let to = output(&self.links, None);
-                in_blocks(from, pooling::shortcut_gradient(from, to, &Floats::new(&of_residual)))
+                in_blocks(from, pooling::shortcut_gradient(from, self.maps, &Floats::new(&of_residual)))
             }
             Around::Source | Around::Nothing => writable(of_residual, shape(conv.input)),
         });
@@ -451,15 +471,20 @@ impl Chain {
     }
 
     /// Sets the gradient to 0 where the rectifier behind a residual did so to the output; so it is the residual's too.
-    fn shut(&self, maps: Maps, gradient: FlexTensor) -> Way {
+    fn shut(&self, gradient: FlexTensor) -> Way {
         let last = self.links.last().and_then(|link| Some((link, link.norm.as_ref()?)));
         let (Some((link, norm)), Some(output)) = (last, &self.output) else {
             let gradient = Floats::new(&gradient);
             let of_residual = self.has_residual.then(|| gradient.tensor());
             return Way { gradient, sums: None, of_residual };
         };
-        let mut gradient = writable(gradient, shape(maps));
-        let sums = norm.affine.shut(maps, gradient.storage_mut(), &link.z, output);
+        let mut gradient = writable(gradient, shape(self.maps));
+        if let Some(places) = &self.places {
+            let (own, sums) = norm.affine.shut_at(self.maps, places, gradient.storage_mut(), &link.z, output);
+            let own = Floats::new(&in_blocks(link.conv.output(), own));
+            return Way { gradient: own, sums: Some(sums), of_residual: Some(gradient) };
+        }
+        let sums = norm.affine.shut(self.maps, gradient.storage_mut(), &link.z, output);
         Way { gradient: Floats::new(&gradient), sums: Some(sums), of_residual: Some(gradient) }
     }
 

@@ -4,7 +4,7 @@
 //! Differs from burn's layer: the running variance is the unbiased one, n / (n - 1) times that of the batch, as in the
 //! paper and in PyTorch, and the newest statistics can be read as soon as a step has been taken.
 
-use bonsai_kernels::{batch_norm, batch_norm_train};
+use bonsai_kernels::{Normalised, add_around, batch_norm, batch_norm_train, gather_maps, scale_maps};
 use burn::module::{Module, Param, RunningState};
 use burn::tensor::Tensor;
 
@@ -49,10 +49,34 @@ impl BatchNorm {
         batch_norm(x, self.gamma.val(), self.beta.val(), mean, variance, NORM_EPSILON, then)
     }
 
+    /// Normalises `x`, each channel times its factor, and adds the channels of `made` in their places, in rising order.
+    pub fn add_around(&self, x: Activation, factors: Tensor<1>, made: Activation, places: &[usize]) -> Activation {
+        let dims @ [images, channels, ..] = x.dims();
+        let (gamma, beta) = (self.gamma.val(), self.beta.val());
+        if x.device().is_autodiff() {
+            let batch = add_around(x, made, places, factors, gamma, beta, NORM_EPSILON);
+            return self.followed(dims, batch);
+        }
+        let factors = factors.reshape([1, channels]).repeat_dim(0, images);
+        let around = self.forward(scale_maps(x, factors), Then::Nothing);
+        let made = match places.len() == channels {
+            true => made,
+            false => {
+                let own = (0..channels).map(|channel| places.binary_search(&channel).ok());
+                gather_maps(made, own.collect(), 1)
+            }
+        };
+        made.add(around)
+    }
+
     fn forward_train(&self, x: Activation, then: Then) -> Activation {
-        let [images, _, height, width] = x.dims();
+        let dims = x.dims();
+        self.followed(dims, batch_norm_train(x, self.gamma.val(), self.beta.val(), NORM_EPSILON, then))
+    }
+
+    /// Lets the running statistics follow those of a batch whose maps have the shape `dims`.
+    fn followed(&self, [images, _, height, width]: [usize; 4], batch: Normalised) -> Activation {
         let samples = images * height * width;
-        let batch = batch_norm_train(x, self.gamma.val(), self.beta.val(), NORM_EPSILON, then);
         // With one sample the batch variance is 0 whatever it is divided by.
         let unbiased = samples as f64 / (samples.max(2) - 1) as f64;
         follow(&self.running_mean, batch.mean, NORM_MOMENTUM);

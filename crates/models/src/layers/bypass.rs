@@ -12,11 +12,11 @@
 //! with `b` a grouped 1×1 convolution of as many groups as there are input channels, in the stride of the convolution, and the
 //! filters that are left in their places among zeros. Its weight is one number for every channel.
 
-use bonsai_kernels::{gather_maps, scale_maps};
+use bonsai_kernels::gather_maps;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use super::{Activation, BatchNorm, Then};
+use super::{Activation, BatchNorm};
 use crate::init::{Fans, Init, Scheme};
 
 /// The shape of a [`Bypass`].
@@ -67,15 +67,8 @@ impl Bypass {
     /// Puts `made`, the channels that the convolution made of `x`, in their places and adds what comes around it.
     pub fn around(&self, made: Activation, x: Activation) -> Activation {
         let [outputs] = self.scale.dims();
-        let images = x.dims()[0];
         let read = (0..outputs).map(|output| Some(output * self.inputs / outputs)).collect();
-        let factors = self.scale.val().reshape([1, outputs]).repeat_dim(0, images);
-        let around = self.bn.forward(scale_maps(gather_maps(x, read, self.stride), factors), Then::Nothing);
-        if self.filters.len() == outputs {
-            return made.add(around);
-        }
-        let places = (0..outputs).map(|output| self.filters.binary_search(&output).ok()).collect();
-        gather_maps(made, places, 1).add(around)
+        self.bn.add_around(gather_maps(x, read, self.stride), self.scale.val(), made, &self.filters)
     }
 }
 

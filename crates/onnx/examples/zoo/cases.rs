@@ -32,6 +32,8 @@ pub fn architectures(small: bool) -> Vec<Architecture> {
     vec![
         of("resnet20", [8, 32]),
         of("resnet20", [9, 32]).with_shortcut(Shortcut::B),
+        of("resnet20", [9, 32]).with_bypass(true),
+        of("resnet20", [8, 32]).with_shortcut(Shortcut::B).with_bypass(true),
         of("resnet18", [8, 32]),
         of("resnet18", [32, 224]).with_stem(Stem::ImageNet),
         of("resnet50", [8, 32]),
@@ -47,16 +49,21 @@ pub fn architectures(small: bool) -> Vec<Architecture> {
     ]
 }
 
-/// Builds every network three times.
+/// Builds every network three times, and once more where its streams can stay whole while layers choose their channels.
 pub fn cases(small: bool) -> impl Iterator<Item = Case> {
-    let kinds = ["dense", "sparse", "compact"];
+    let kinds = ["dense", "sparse", "compact", "chosen"];
     let all = architectures(small).into_iter().flat_map(move |full| kinds.map(|kind| (full.clone(), kind)));
-    all.map(|(full, kind)| {
+    let groups = |full: &Architecture, kind: &str| {
+        let graph = full.graph().unwrap();
+        if kind == "chosen" { Channels::derive_whole(&graph) } else { Channels::derive(&graph) }.unwrap().groups
+    };
+    let all = all.filter(move |(full, kind)| *kind != "chosen" || groups(full, kind) != groups(full, "compact"));
+    all.map(move |(full, kind)| {
         let mut stream = bonsai_random::stream(0, "onnx", &full.name);
         let mut half = move || stream.next_u32() >> 31 == 1;
         let architecture = match kind {
-            "compact" => {
-                let groups = Channels::derive(&full.graph().unwrap()).unwrap().groups;
+            "compact" | "chosen" => {
+                let groups = groups(&full, kind);
                 let mut kept = |units: usize| (0..units).map(|unit| half() || unit == 0).collect();
                 let kept: Vec<(String, Vec<bool>)> = groups.into_iter().map(|g| (g.name, kept(g.units))).collect();
                 full.narrowed(kept.iter().map(|(name, kept)| (name.as_str(), kept.clone())))
@@ -69,7 +76,8 @@ pub fn cases(small: bool) -> impl Iterator<Item = Case> {
             ("resnet20", _, Shortcut::B) => "-B",
             _ => "",
         };
-        let name = format!("{}{variant}-{kind}", architecture.name);
+        let bypass = if architecture.bypass { "-bypass" } else { "" };
+        let name = format!("{}{variant}{bypass}-{kind}", architecture.name);
         let sparse = kind == "sparse";
         Case { name, network: network(&architecture, sparse), architecture, sparse }
     })

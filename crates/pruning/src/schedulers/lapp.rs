@@ -6,7 +6,7 @@
 //! gradually in the first few epochs. All else here is ours.
 //!
 //! ```text
-//! I_i = mean|W_i| / (its mean over the layer)
+//! I_i = mean|W_i| / (its mean over the layer)        or |γ_i| / (its mean), with `score = "scale"`
 //! m_i = 1[I_i > τ]                     forward
 //! dm_i/dτ = −s (1 − s) / T,  s = σ((I_i − τ) / T)      backward, straight through; I itself learns nothing from the mask
 //! L = L_task + λ t/t_p max(0, F(m) − r_t)²,  r_t = 1 − (1 − r) t/t_p
@@ -57,6 +57,20 @@ pub struct LappConfig {
     /// The temperature `T` of the masks' slopes.
     #[serde(default = "default_temperature")]
     pub temperature: f64,
+    /// What the importance of a filter is.
+    #[serde(default)]
+    pub score: Importance,
+}
+
+/// What the importance of a filter is taken from, relative to its mean over the layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Importance {
+    /// The mean absolute weight of the filter.
+    #[default]
+    Filter,
+    /// The absolute scale of the batch normalisation behind it; only filters with one of their own are pruned then.
+    Scale,
 }
 
 fn default_lambda() -> f64 {
@@ -86,7 +100,8 @@ impl LappConfig {
         check::window(0.0, end_epoch, 1, horizon)?;
         // A run of a few iterations has time for one at least.
         let end = check::iteration(end_epoch, horizon).max(1);
-        Ok(Lapp { config: self, end, iteration: 0, macs: 1.0, thresholds: BTreeMap::new(), scores: BTreeMap::new() })
+        let (thresholds, scores, scales) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Lapp { config: self, end, iteration: 0, macs: 1.0, thresholds, scores, scales })
     }
 }
 
@@ -102,6 +117,8 @@ pub struct Lapp {
     thresholds: BTreeMap<String, f32>,
     /// The scores of the units for the next step, by group.
     scores: BTreeMap<String, Vec<f32>>,
+    /// The absolute scales after the last step, by group, where they are what counts.
+    scales: BTreeMap<String, Vec<f32>>,
 }
 
 /// What a checkpoint holds of the method.
@@ -145,7 +162,10 @@ impl Scheduler for Lapp {
     }
 
     fn removes(&self) -> Removes {
-        Removes::Masked
+        match self.config.score {
+            Importance::Filter => Removes::Masked,
+            Importance::Scale => Removes::MaskedByScale,
+        }
     }
 
     fn target_macs(&self) -> Option<f64> {
@@ -160,7 +180,14 @@ impl Scheduler for Lapp {
         self.iteration < self.end
     }
 
+    fn after_step(&mut self, _: &Clock, group: &str, scales: &mut [f32]) {
+        self.scales.insert(group.to_string(), scales.iter().map(|scale| scale.abs()).collect());
+    }
+
     fn mask_units(&mut self, group: &str, sizes: &[f32]) -> Mask {
+        if self.config.score == Importance::Scale {
+            self.scales.insert(group.to_string(), sizes.to_vec());
+        }
         let scores = score::relative(sizes, &Mask::dense(sizes.len()));
         let first = self.first(&scores);
         let threshold = *self.thresholds.entry(group.to_string()).or_insert(first);
@@ -192,7 +219,14 @@ impl Scheduler for Lapp {
     fn score_units(&mut self, view: &GroupView) -> Vec<f32> {
         // The cut ends the learning, whether or not a step came before it, as in a plan.
         self.iteration = self.end;
-        let scores = score::relative(&view.sizes(), view.kept);
+        let sizes = match self.config.score {
+            Importance::Filter => view.sizes(),
+            // Before training all scales are alike, as in a plan.
+            Importance::Scale => {
+                self.scales.get(&view.group.name).cloned().unwrap_or_else(|| vec![1.0; view.group.units])
+            }
+        };
+        let scores = score::relative(&sizes, view.kept);
         let first = self.first(&scores);
         let threshold = self.thresholds.get(&view.group.name).copied().unwrap_or(first);
         scores.iter().map(|score| score / threshold.max(f32::MIN_POSITIVE.sqrt())).collect()
@@ -219,6 +253,7 @@ impl Scheduler for Lapp {
         self.macs = f64::from(state.macs);
         self.thresholds = state.thresholds;
         self.scores.clear();
+        self.scales.clear();
         Ok(())
     }
 }
@@ -226,6 +261,7 @@ impl Scheduler for Lapp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channels::{Group, GroupKind};
 
     const RUN: Horizon = Horizon { iterations_per_epoch: 10, epochs: 4 };
 
@@ -256,6 +292,23 @@ mod tests {
         assert!((f64::from(step(&mut lapp, 5, 1.0, 0.0)) - expected).abs() < 1e-6);
         assert!(step(&mut lapp, 5, 0.7, -0.1) < 0.0);
         assert_eq!(step(&mut lapp, 5, 0.7, 0.0), 0.0);
+    }
+
+    #[test]
+    fn scales_rank_filters_where_they_are_asked_for() {
+        let mut lapp = scheduler("macs = 0.5\nend_epoch = 1\nscore = 'scale'");
+        assert_eq!(lapp.removes(), Removes::MaskedByScale);
+        lapp.mask_units("g", &[1.0, 1.0, 1.0]);
+        // The scales of the step before the cut count, by their size.
+        lapp.after_step(&clock(10), "g", &mut [-0.9, 0.3, 0.6]);
+        let group = Group { name: "g".into(), kind: GroupKind::Inner, units: 3, members: Vec::new() };
+        let kept = Mask::dense(3);
+        let scores = lapp.score_units(&GroupView { group: &group, kept: &kept, layers: &[], weights: &[] });
+        // Over their mean of 0.6, and over the threshold, a temperature under the lowest first score.
+        let expected = [1.5, 0.5, 1.0].map(|score| score / 0.9);
+        assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{scores:?}");
+        let refused = toml::from_str::<LappConfig>("macs = 0.5\nscore = 'gamma'").unwrap_err().to_string();
+        assert!(refused.contains("expected `filter` or `scale`"), "{refused}");
     }
 
     #[test]

@@ -15,9 +15,11 @@
 //! cost is met), the penalty and the limits end, and training goes on, which takes the place of fine-tuning. At a minimum of
 //! `R` the share 1/2 − t/4 of the scales is 1.
 //!
-//! Differs from the paper: one run instead of two; in residual networks only channels inside blocks are penalised and pruned,
-//! where the paper also prunes the second convolution of each block and scatters what is left of its output into the stream;
-//! a group whose scales are all at or below its threshold keeps the largest.
+//! In residual networks `groups = ["inner", "expansion"]` penalises and prunes both normalisations of each block: what is left of
+//! the second one's channels is put in its places among zeros and added to the stream, which stays whole ("channel expand").
+//!
+//! Differs from the paper: one run instead of two; a group whose scales are all at or below its threshold keeps the largest, so
+//! that no block becomes the identity.
 
 use std::collections::BTreeMap;
 

@@ -76,9 +76,16 @@ impl Experiment {
         let paths = RunPaths::new(folder);
         let place = folder.display();
         ensure!(
-            paths.summary().is_file() && paths.model().is_file(),
+            paths.summary().is_file(),
             Mistake(format!(
                 "the run in {place} has not finished, so its shape is not known: go on with it by --resume"
+            ))
+        );
+        ensure!(
+            paths.model().is_file(),
+            Mistake(format!(
+                "the run in {place} has lost its model.safetensors, which holds its shape and its masks: bring the file back, \
+                 or train the run again"
             ))
         );
         let text = std::fs::read_to_string(paths.config());

@@ -101,12 +101,17 @@ const COUPLED: &[GroupKind] = &[GroupKind::Inner, GroupKind::Stream];
 /// Channels that single layers pick from streams.
 const SELECTED: &[GroupKind] = &[GroupKind::Selection];
 
+/// Channels inside blocks, and those that single blocks add to streams.
+const EXPANDED: &[GroupKind] = &[GroupKind::Inner, GroupKind::Expansion];
+
 /// One of every kind of coupling that the zoo has.
 fn zoo() -> Vec<(Architecture, &'static [GroupKind])> {
     let cifar = |name, side| Architecture::new(name, 10, [3, side, side]);
     vec![
         (cifar("resnet20", 16), COUPLED),
         (cifar("resnet20", 15).with_shortcut(Shortcut::B), COUPLED),
+        (cifar("resnet20", 16), EXPANDED),
+        (cifar("resnet20", 15).with_shortcut(Shortcut::B), EXPANDED),
         (cifar("resnet20", 16).with_bypass(true), COUPLED),
         (cifar("resnet20", 15).with_shortcut(Shortcut::B).with_bypass(true), COUPLED),
         (cifar("resnet18", 16), COUPLED),
@@ -127,7 +132,11 @@ fn zoo() -> Vec<(Architecture, &'static [GroupKind])> {
 
 /// Says which network of the zoo is meant.
 fn title((architecture, groups): &(Architecture, &[GroupKind])) -> String {
-    let way = if *groups == SELECTED { "selected" } else { "coupled" };
+    let way = match *groups {
+        SELECTED => "selected",
+        EXPANDED => "expanded",
+        _ => "coupled",
+    };
     format!("{} {:?} {way}", architecture.name, architecture.shortcut)
 }
 
@@ -163,9 +172,10 @@ fn constants_of_removed_channels_are_absorbed() {
         let mut trainee = trainee(architecture.clone(), SGD, ON_DEMAND, groups);
         shake(&mut trainee);
         let mut units = half(&trainee, 0);
-        // What a feature of the embedding says is no constant: layer normalisation changes with the others.
+        // What a feature of the embedding says is no constant: layer normalisation changes with the others. What a block
+        // adds to a stream is bent by the rectifier behind the sum.
         for ((group, _), units) in trainee.engine.groups().zip(&mut units) {
-            if group.kind == GroupKind::Embedding {
+            if [GroupKind::Embedding, GroupKind::Expansion].contains(&group.kind) {
                 *units = Mask::dense(group.units);
             }
         }
