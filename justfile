@@ -27,6 +27,10 @@ check:
 bench *ARGS:
     cargo build --release --bin bonsai && python3 experiments/bench/run.py "$@"
 
+# Time training steps on this machine's GPU, beside PyTorch's where it is installed
+bench-gpu *ARGS:
+    cargo build --release --bin bonsai && python3 experiments/bench/gpu.py "$@"
+
 # Hold ONNX files of every kind of network to ONNX Runtime (pip install numpy onnx onnxruntime)
 onnx-check:
     cargo run --release --example zoo -- target/onnx && python3 experiments/onnx/check.py target/onnx

@@ -73,17 +73,17 @@ def kernels(layer):
     return "sparse" if layer["sparse"] else "dense" if layer["precision"] == "f32" else "dense bf16"
 
 
-def replace(path, columns, rows):
-    """Writes rows in place of those of the same configurations, in the order of the configurations."""
-    new = {key(row) for row in rows}
-    kept = [row for row in read(path) if key(row) not in new]
+def replace(path, columns, rows, names=KEY, same=()):
+    """Writes rows in place of those of the same configurations, which `same` names too, in the order of the configurations."""
+    new = {key(row, names) for row in [*rows, *same]}
+    kept = [row for row in read(path) if key(row, names) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and moved, so that an interruption loses nothing.
     fresh = path.with_suffix(".new")
     with fresh.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(kept + rows, key=key))
+        writer.writerows(sorted(kept + rows, key=lambda row: key(row, names)))
     fresh.replace(path)
 
 
@@ -94,5 +94,5 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def key(row):
-    return tuple(str(row[column]) for column in KEY)
+def key(row, names=KEY):
+    return tuple(str(row[column]) for column in names)

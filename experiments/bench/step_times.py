@@ -1,6 +1,7 @@
 """Times PyTorch's training steps of one network and prints one line of JSON: milliseconds, bytes.
 
     python step_times.py resnet20 --setting channels_last --threads 2 --steps 10
+    python step_times.py resnet20 --setting compile --device cuda --batch 1024
 """
 
 import argparse
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from networks import NETWORKS
 
-SETTINGS = ("nchw", "channels_last", "channels_last_bf16")
+# `compile` is the first, compiled.
+SETTINGS = ("nchw", "channels_last", "channels_last_bf16", "compile")
 # The first steps choose kernels and fill caches; ours takes as many.
 WARM_UP = 3
 
@@ -28,14 +30,16 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    network = NETWORKS[args.network]().train()
-    images = torch.rand(args.batch, 3, 32, 32) * 2 - 1
-    labels = torch.arange(args.batch) % 10
-    if args.setting != "nchw":
+    network = NETWORKS[args.network]().train().to(args.device)
+    images = (torch.rand(args.batch, 3, 32, 32) * 2 - 1).to(args.device)
+    labels = (torch.arange(args.batch) % 10).to(args.device)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if args.setting.startswith("channels_last"):
         network = network.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     # One pass over each parameter is PyTorch's fastest optimizer on a CPU.
@@ -43,11 +47,13 @@ def main():
         network.parameters(), lr=1e-6, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
     )
     bf16 = args.setting.endswith("bf16")
+    if args.setting == "compile":
+        network = torch.compile(network)
     steps = [step(network, optimizer, images, labels, bf16) for _ in range(WARM_UP + args.steps)][WARM_UP:]
     median = statistics.median(steps)
     print(json.dumps({
         "network": args.network,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameters,
         "batch_size": args.batch,
         "torch": torch.__version__,
         "setting": args.setting,
@@ -56,18 +62,28 @@ def main():
         "images_per_second": 1000 * args.batch / median,
         "steps": steps,
         "peak_memory": peak_memory(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "device_memory": torch.cuda.max_memory_reserved() if args.device == "cuda" else None,
     }))
 
 
 def step(network, optimizer, images, labels, bf16):
     """Takes one training step and returns its milliseconds."""
+    wait(images.device)
     began = time.perf_counter()
     optimizer.zero_grad()
-    with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+    with torch.autocast(images.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
         loss = F.cross_entropy(network(images), labels)
     loss.backward()
     optimizer.step()
+    wait(images.device)
     return 1000 * (time.perf_counter() - began)
+
+
+def wait(device):
+    """Waits for all that a GPU was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def peak_memory():

@@ -178,7 +178,9 @@ struct Bench {
 impl Bench {
     fn time(&self, variant: &Experiment) -> Result<StepTimes> {
         let Args { steps, breakdown, layers, .. } = self.args;
-        step_times(variant, &self.chosen.device, steps as usize, breakdown || layers)
+        device::guarded(&self.chosen, variant.batch_size, "", || {
+            step_times(variant, &self.chosen.device, steps as usize, breakdown || layers)
+        })
     }
 
     fn trace(&self, variant: &Experiment) -> Result<Option<TraceLine>> {

@@ -1,7 +1,8 @@
 //! Chooses where a network runs: the only place of the project that names a device.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use burn::tensor::{Device, DeviceKind, DeviceType};
@@ -102,15 +103,17 @@ fn any_adapter() -> Result<Chosen> {
              (apt-get install mesa-vulkan-drivers libvulkan1), or use --device cpu",
         ));
     };
-    opened(device, "wgpu").ok_or_else(|| user("--device wgpu finds an adapter that cannot be opened: use --device cpu"))
+    opened(device, "wgpu").ok_or_else(|| {
+        user("--device wgpu finds an adapter that cannot be opened: its driver may be too old; update it, or use --device cpu")
+    })
 }
 
 #[cfg(feature = "cuda")]
 fn cuda() -> Result<Chosen> {
     let device = Device::enumerate(DeviceType::Cuda).into_iter().next();
-    device
-        .and_then(|device| opened(device, "cuda"))
-        .ok_or_else(|| user("--device cuda finds no NVIDIA GPU: install its driver or use --device auto"))
+    device.and_then(|device| opened(device, "cuda")).ok_or_else(|| {
+        user("--device cuda finds no NVIDIA GPU that can be opened: install or update its driver, or use --device auto")
+    })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -133,6 +136,84 @@ fn opened(device: Device, backend: &str) -> Option<Chosen> {
     Some(Chosen { device, name, cheap_reads: false })
 }
 
+/// How a device ends a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// A tensor found no place.
+    Memory,
+    /// It answers no more: the driver was reset, the card was unplugged, a kernel ran for too long.
+    Lost,
+}
+
+impl Failure {
+    /// Recognises what CubeCL, wgpu and the drivers say.
+    fn of(message: &str) -> Option<Failure> {
+        let message = message.to_lowercase();
+        let says = |any: &[&str]| any.iter().any(|words| message.contains(words));
+        if says(&[
+            "out of device memory",
+            "out of memory",
+            "outofmemory",
+            "out_of_memory",
+            "can't allocate buffer of size",
+        ]) {
+            return Some(Failure::Memory);
+        }
+        says(&["device is poisoned", "device was poisoned", "device lost", "devicelost", "parent device is lost"])
+            .then_some(Failure::Lost)
+    }
+
+    /// One sentence that says how to go on.
+    fn sentence(self, device: &str, batch_size: usize, kept: &str) -> String {
+        match self {
+            Failure::Memory if batch_size > 1 => format!(
+                "{device} ran out of memory with a batch of {batch_size}{kept}: `--set optimizer.accumulate=2` trains the \
+                 same batch in two parts, `--set batch_size={}` a smaller one, both in a run of their own (--out)",
+                batch_size / 2
+            ),
+            Failure::Memory => {
+                format!("{device} ran out of memory with a single image{kept}: use another device or a smaller network")
+            }
+            Failure::Lost => format!(
+                "{device} stopped answering (its driver was reset, or it was taken away){kept}: go on with --resume, if need \
+                 be after a restart or with --device cpu"
+            ),
+        }
+    }
+}
+
+/// Runs what burn ends with a panic when the device fails, and turns that into a sentence; other panics stay what they are.
+/// `kept` says what is not lost, after a comma.
+///
+/// # Errors
+///
+/// Says what became of the device, or what `run` says, in the words of its user where the device is to blame.
+pub fn guarded<T>(chosen: &Chosen, batch_size: usize, kept: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    if chosen.cheap_reads {
+        return run();
+    }
+    let failed = Arc::new(Mutex::new(None));
+    let (seen, said) = (failed.clone(), Arc::new(std::panic::take_hook()));
+    let loudly = said.clone();
+    std::panic::set_hook(Box::new(move |info| match Failure::of(&info.to_string()) {
+        // The panics that follow the first are no better informed.
+        Some(failure) => drop(seen.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure)),
+        None => loudly(info),
+    }));
+    let result = catch_unwind(AssertUnwindSafe(run));
+    std::panic::set_hook(Box::new(move |info| said(info)));
+    let failed = *failed.lock().unwrap_or_else(PoisonError::into_inner);
+    match (result, failed) {
+        (Ok(Err(error)), _) => match Failure::of(&format!("{error:#}")) {
+            Some(failure) => Err(anyhow::anyhow!(failure.sentence(&chosen.name, batch_size, kept))),
+            None => Err(error),
+        },
+        (Ok(done), _) => done,
+        (Err(_), Some(failure)) => Err(anyhow::anyhow!(failure.sentence(&chosen.name, batch_size, kept))),
+        (Err(panic), None) => resume_unwind(panic),
+    }
+}
+
 /// Runs what may panic in a driver, without the panic's message.
 fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
     let hook = std::panic::take_hook();
@@ -140,4 +221,49 @@ fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(run));
     std::panic::set_hook(hook);
     result.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu() -> Chosen {
+        Chosen { cheap_reads: false, name: "a GPU (wgpu)".to_string(), ..flex() }
+    }
+
+    #[test]
+    fn a_device_that_fails_ends_in_one_sentence() {
+        let after = |message: &'static str| {
+            let error = guarded(&gpu(), 128, ", all is kept", || -> Result<()> { panic!("{message}") }).unwrap_err();
+            error.to_string()
+        };
+        for message in [
+            "An IO error happened\nCaused by:\n  out of device memory allocating 8589934592 bytes\n0: backtrace",
+            "wgpu error: Out of Memory",
+            "can't allocate buffer of size: 17179869184",
+        ] {
+            let sentence = after(message);
+            assert!(
+                sentence.starts_with("a GPU (wgpu) ran out of memory with a batch of 128, all is kept:"),
+                "{sentence}"
+            );
+            assert!(sentence.contains("batch_size=64") && !sentence.contains('\n'), "{sentence}");
+        }
+        for message in ["The device is poisoned\nCaused by: reset", "Validation Error: Parent device is lost"] {
+            assert!(after(message).contains("stopped answering") && after(message).contains("--resume"), "{message}");
+        }
+        let single = guarded(&gpu(), 1, "", || -> Result<()> { anyhow::bail!("ERROR_OUT_OF_MEMORY") }).unwrap_err();
+        assert!(single.to_string().contains("a single image"), "{single}");
+    }
+
+    #[test]
+    fn other_panics_and_errors_stay_what_they_are() {
+        let panicked =
+            catch_unwind(|| guarded(&gpu(), 128, ", all is kept", || -> Result<()> { panic!("index out of bounds") }));
+        assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"index out of bounds"));
+        let error =
+            guarded(&gpu(), 128, ", all is kept", || -> Result<()> { anyhow::bail!("the disk is full") }).unwrap_err();
+        assert_eq!(error.to_string(), "the disk is full");
+        assert_eq!(guarded(&gpu(), 128, ", all is kept", || Ok(7)).unwrap(), 7);
+    }
 }

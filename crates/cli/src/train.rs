@@ -123,12 +123,13 @@ pub fn run(args: Args) -> Result<Output> {
         eprintln!("the first steps on {} compile kernels, which takes about a minute", device.name);
     }
     let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
-    let outcome = train(Setup {
+    let batch_size = experiment.batch_size;
+    let setup = Setup {
         asked,
         limit_test: args.limit_test.map(size),
         workers: workers(args.threads),
         device: device.device.clone(),
-        device_name: device.name,
+        device_name: device.name.clone(),
         cheap_reads: device.cheap_reads,
         experiment,
         source,
@@ -136,8 +137,12 @@ pub fn run(args: Args) -> Result<Output> {
         resume,
         view,
         stop,
-    })
-    .inspect_err(|error| tracing::error!(target: logging::RUN_LOG_ONLY, "{}", error::sentence(error)))?;
+    };
+    let outcome = device::guarded(&device, batch_size, ", the last checkpoint is kept", || train(setup)).inspect_err(
+        |error| {
+            tracing::error!(target: logging::RUN_LOG_ONLY, "{}", error::sentence(error));
+        },
+    )?;
     match outcome {
         Outcome::Finished(summary) => {
             tracing::info!("finished");

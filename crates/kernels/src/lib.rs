@@ -2,7 +2,8 @@
 //!
 //! Models call the operations at the root of this crate: [`conv2d`], [`batch_norm_train`], [`global_average`] and so on,
 //! which take and return an [`Activation`]; transformers call the methods of [`Tokens`]. On burn's flex backend they run
-//! on kernels of our own; on all others they are burn's own operations. Gradients come from burn's autodiff either way.
+//! on kernels of our own; on GPUs convolutions run in the fastest of several ways ([`cube`]); all else is burn's own operations.
+//! Gradients come from burn's autodiff in all cases.
 //!
 //! ```
 //! use bonsai_kernels::{Activation, Then, batch_norm_train, conv2d, global_average};

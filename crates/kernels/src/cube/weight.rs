@@ -20,8 +20,8 @@ use super::forward::{Constants, Tile};
 const THREADS: u32 = 32;
 /// Shares of the batch.
 const SHARES: usize = 32;
-/// Taps of the largest kernel: their sums fill the registers.
-const MOST_TAPS: u32 = 9;
+/// Sums of a thread, which are to stay in registers.
+const MOST_SUMS: u32 = 100;
 /// Marks a pixel of the padding.
 const OUTSIDE: u32 = u32::MAX;
 
@@ -125,7 +125,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     let weights = shape.iter().product::<usize>();
     let shares = conv.images.min(SHARES);
     let elements = conv.input_shape().iter().product::<usize>().max(conv.output_shape().iter().product());
-    if of.kernel * of.kernel > MOST_TAPS || elements.max(shares * weights) >= OUTSIDE as usize {
+    if of.kernel * of.kernel * tile.filters > MOST_SUMS || elements.max(shares * weights) >= OUTSIDE as usize {
         return None;
     }
     let client = x.client.clone();
