@@ -45,11 +45,13 @@ pub fn same_recipe(a: &Table, b: &Table) -> bool {
         ["name", "seed", "scheduler", "environment", "checkpoint", "log_every", "protocol"].contains(&section)
     };
     let usual = |setting: &Setting, value: &Option<String>| {
-        value.clone().or_else(|| LATER.iter().find(|(path, _)| *path == setting.path).map(|(_, value)| value.to_string()))
+        value
+            .clone()
+            .or_else(|| LATER.iter().find(|(path, _)| *path == setting.path).map(|(_, value)| value.to_string()))
     };
-    side_by_side(&[a, b]).iter().all(|setting| {
-        apart(&setting.path) || usual(setting, &setting.values[0]) == usual(setting, &setting.values[1])
-    })
+    side_by_side(&[a, b])
+        .iter()
+        .all(|setting| apart(&setting.path) || usual(setting, &setting.values[0]) == usual(setting, &setting.values[1]))
 }
 
 fn flatten(config: &Table) -> Vec<(String, String)> {

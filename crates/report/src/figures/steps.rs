@@ -96,7 +96,10 @@ mod tests {
         assert_eq!(breakdown(&entry), None);
         entry.run.steps = vec![step(0, 1, 8.0), step(1, 2, 4.0)];
         let drawn = breakdown(&entry).unwrap().inline();
-        assert!(drawn.contains("\nforward\n") && drawn.contains("\nmasks\n") && !drawn.contains("\nlinear\n"), "{drawn}");
+        assert!(
+            drawn.contains("\nforward\n") && drawn.contains("\nmasks\n") && !drawn.contains("\nlinear\n"),
+            "{drawn}"
+        );
         assert!(drawn.contains("epochs 2, forward: 4.00"));
         assert!(drawn.contains("class=\"label c2\""), "a label has its colour without the shade");
     }
