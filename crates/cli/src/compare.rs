@@ -67,7 +67,10 @@ fn under_dense(name: &str, runs: &[Run], dense: &[Run]) -> String {
     }
     match distances(runs, dense) {
         Some(sample) => {
-            format!("{name}: {} points under dense, same recipe and seeds\n", written(Metric::FinalTest, Some(&sample)))
+            format!(
+                "{name}: points under dense, same recipe and seeds: {}\n",
+                written(Metric::FinalTest, Some(&sample))
+            )
         }
         None => format!("{name}: no dense run of the same recipe and seed to measure it against\n"),
     }
