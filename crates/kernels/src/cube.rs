@@ -1,11 +1,11 @@
 //! Convolution on GPUs: kernels of our own beside burn's, of which the faster one is found by measuring.
 //!
 //! burn runs a convolution on a GPU as one of several kernels, but none of them keeps a tile of sums in registers, and its data
-//! gradient goes through columns that are scattered back. Here are two kernels that do ([`forward`], [`weight`]), and three
+//! gradient goes through columns that are scattered back. Here are two kernels that do (`forward`, `weight`), and three
 //! ways to write a direction in burn's own operations: a data gradient of stride 1 is a forward convolution with turned,
 //! transposed weights, and a 1×1 convolution is a matrix product in all directions.
 //!
-//! [`choice`] times them once for each shape and device, with CubeCL's own tuner. [`queue`] puts a convolution into burn's
+//! `choice` times them once for each shape and device, with CubeCL's own tuner. `queue` puts a convolution into burn's
 //! stream of fused operations. [`launches`] counts what reaches the device.
 
 mod choice;

@@ -4,8 +4,9 @@
 //! pixels once, and each weight once, which all threads of a cube share. Everything that the shape says is a constant of the
 //! compiled kernel.
 
-// A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to shorten.
-#![allow(unsafe_code, missing_docs, clippy::too_many_arguments)]
+// A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to
+// shorten, and ranges have no `contains` there.
+#![allow(unsafe_code, missing_docs, clippy::too_many_arguments, clippy::manual_range_contains)]
 
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;

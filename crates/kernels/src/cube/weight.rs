@@ -3,8 +3,9 @@
 //! A thread owns all taps between one input channel and some filters, over some of the images; the sums of these shares of the
 //! batch are added at the end.
 
-// A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to shorten.
-#![allow(unsafe_code, missing_docs, clippy::too_many_arguments)]
+// A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to
+// shorten, and ranges have no `contains` there.
+#![allow(unsafe_code, missing_docs, clippy::too_many_arguments, clippy::manual_range_contains)]
 
 use burn::backend::ops::FloatTensorOps;
 use burn_cubecl::CubeBackend;
