@@ -285,7 +285,8 @@ fn the_shape_of_a_run_is_trained_from_scratch() {
         // A baseline that is begun again looks for the masks where they were; a shape is in its own experiment.
         let experiment = folder.path().join("scratch.toml");
         let (before, environment) = config.split_once("[environment]").unwrap();
-        let after = environment.split_once("\n[").map_or(String::new(), |(_, after)| format!("[{after}"));
+        let sections = environment.split("\n[").skip(1).filter(|section| !section.starts_with("environment."));
+        let after: String = sections.map(|section| format!("[{section}\n")).collect();
         fs::write(&experiment, format!("{before}{after}")).unwrap();
         fs::remove_file(run.join("model.safetensors")).unwrap();
         call(&["--out", "elsewhere"]).fails(2, &["has lost its model.safetensors"]);
