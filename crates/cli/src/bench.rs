@@ -26,7 +26,7 @@ Examples:
   bonsai bench shapes10-resnet20-dense --device wgpu --set batch_size=8 --steps 3 --sparsity 0 --trace
 
 Medians over the steps. Without --sparsity: dense, and with the masks that the schedule ends at. Loading images is not
-counted. `just bench` compares these figures with PyTorch's; BONSAI_KERNELS=burn times burn's own CPU operations.";
+counted. `just bench` compares these figures with PyTorch's; BONSAI_KERNELS=burn times burn's own operations.";
 
 /// Time training steps on this machine.
 #[derive(Debug, clap::Args)]
