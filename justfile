@@ -27,6 +27,10 @@ check:
 bench *ARGS:
     cargo build --release --bin bonsai && python3 experiments/bench/run.py "$@"
 
+# Run the kernels' tests under the address sanitizer
+sanitize *ARGS:
+    crates/kernels/sanitize.sh "$@"
+
 # Hold ONNX files of every kind of network to ONNX Runtime (pip install numpy onnx onnxruntime)
 onnx-check:
     cargo run --release --example zoo -- target/onnx && python3 experiments/onnx/check.py target/onnx

@@ -4,7 +4,9 @@
 //! a vector for each image, so that nothing is converted in between.
 
 mod activation;
+mod awake;
 mod batch_norm;
+mod bytes;
 mod conv2d;
 mod depthwise;
 mod flex;
@@ -15,16 +17,18 @@ mod pending;
 mod planes;
 mod pooling;
 mod reductions;
+mod timed;
 mod tokens;
 
 pub use activation::Activation;
+pub use awake::{Awake, awake};
 pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};
 pub use conv2d::{Gradients, conv2d, sparse_conv2d};
 pub use depthwise::depthwise;
-pub(crate) use flex::{before_gradient, is_ours};
 pub use gating::{gather_maps, scale_maps};
 pub use linear::{linear, sparse_linear};
 pub use optimizer::sgd_step;
 pub use planes::{concat, select};
 pub use pooling::{average_pool, global_average, max_pool, pad_shortcut};
+pub use timed::timed;
 pub use tokens::Tokens;

@@ -7,15 +7,12 @@
 //!
 //! Where nothing is recorded, a task costs one relaxed load.
 
-mod timed;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::bf16::Precision;
 use crate::conv::Conv;
-pub use timed::timed;
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,18 +306,18 @@ impl Drop for Section {
 
 /// The beginning of a section.
 #[derive(Debug)]
-struct Open {
+pub(crate) struct Open {
     part: Part,
     began: Instant,
     counted: u64,
 }
 
 impl Open {
-    fn new(part: Part) -> Open {
+    pub(crate) fn new(part: Part) -> Open {
         Open { part, began: Instant::now(), counted: COUNTED.load(Relaxed) }
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         let all = nanoseconds(self.began) * rayon::current_num_threads() as u64;
         // Clocks of several threads need not agree to the nanosecond.
         add(self.part, all.saturating_sub(COUNTED.load(Relaxed) - self.counted));
@@ -399,7 +396,7 @@ impl Drop for Timer<'_> {
     }
 }
 
-fn is_on() -> bool {
+pub(crate) fn is_on() -> bool {
     ON.load(Relaxed)
 }
 

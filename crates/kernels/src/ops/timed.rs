@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
 
-use super::{Open, Part, is_on, section};
-use crate::ops::{before_gradient, is_ours};
+use super::flex::{before_gradient, is_ours};
+use crate::profile::{Open, Part, is_on, section};
 
 /// Returns `operation(x)`, counted as `part` with its backward pass.
 ///
