@@ -31,6 +31,10 @@ bench *ARGS:
 bench-gpu *ARGS:
     cargo build --release --bin bonsai && python3 experiments/bench/gpu.py "$@"
 
+# Run the kernels' tests under the address sanitizer
+sanitize *ARGS:
+    crates/kernels/sanitize.sh "$@"
+
 # Hold ONNX files of every kind of network to ONNX Runtime (pip install numpy onnx onnxruntime)
 onnx-check:
     cargo run --release --example zoo -- target/onnx && python3 experiments/onnx/check.py target/onnx

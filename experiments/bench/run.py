@@ -85,8 +85,8 @@ def arguments():
     parser = argparse.ArgumentParser(description="Compare training steps with PyTorch's on this CPU.")
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}, or all; by default resnet20")
     parser.add_argument("--threads", type=numbers(int), default=[1, 2], metavar="N,...", help="by default 1,2")
-    parser.add_argument("--sparsity", type=numbers(float), default=[0, 0.8, 0.9, 0.95, 0.98], metavar="SHARE,...",
-                        help="of our masks, spread by ERK; by default 0,0.8,0.9,0.95,0.98")
+    parser.add_argument("--sparsity", type=numbers(float), default=[0, 0.4, 0.8, 0.9, 0.95, 0.98], metavar="SHARE,...",
+                        help="of our masks, spread by ERK; by default 0,0.4,0.8,0.9,0.95,0.98")
     parser.add_argument("--bf16", type=numbers(float), default=[0, 0.9], metavar="SHARE,...",
                         help="of our masks in bf16; by default 0,0.9")
     parser.add_argument("--settings", type=lambda text: text.split(","), default=F32 + BF16, metavar="NAME,...",

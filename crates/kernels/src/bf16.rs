@@ -9,10 +9,8 @@
 //! | forward, data gradient | `[channels / 2][pixel][16][2]` | two channels (features) of an image (row); a missing last one is zero |
 //! | weight gradient | `[channel][pixel][16]` | two images (rows) of a channel |
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::ops::is_ours;
 use crate::simd::Level;
 
 /// How exactly the dense kernels of convolutions and linear layers multiply; all else, sparse kernels included, is f32.
@@ -27,11 +25,6 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Tells whether convolutions on `device` can have it: elsewhere than on our kernels all are f32.
-    pub fn is_built_for(self, device: &Device) -> bool {
-        self == Precision::F32 || is_ours(device)
-    }
-
     /// Tells whether this processor has instructions for it; without them the results are the same, but slow.
     ///
     /// # Panics

@@ -7,16 +7,14 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex};
 
-use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
-
 use crate::bf16::Bf16;
 
-const ALIGNMENT: usize = 64;
+/// Bytes that memory is aligned to: a cache line.
+pub(crate) const ALIGNMENT: usize = 64;
 /// The size of a huge page of Linux on x86-64 and most other processors.
 const HUGE: usize = 2 << 20;
 /// Bytes that may always be kept.
@@ -48,13 +46,6 @@ impl Buffer {
         buffer.fill(0.0);
         buffer
     }
-
-    /// Turns the floats into the bytes that burn's tensors are made of, without copying them.
-    pub(crate) fn into_bytes(self) -> Bytes {
-        let bytes = self.len * size_of::<f32>();
-        // SAFETY: all bytes of a buffer are initialised.
-        unsafe { Bytes::from_controller(Box::new(self), bytes) }
-    }
 }
 
 impl Deref for Buffer {
@@ -81,29 +72,6 @@ impl Drop for Buffer {
             Err(_) => Some(free),
         };
         refused.into_iter().for_each(release);
-    }
-}
-
-impl AllocationController for Buffer {
-    fn alloc_align(&self) -> usize {
-        ALIGNMENT
-    }
-
-    fn property(&self) -> AllocationProperty {
-        // Not `Native`: only we may free it.
-        AllocationProperty::Other
-    }
-
-    unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        let bytes = self.len * size_of::<f32>();
-        // SAFETY: the memory is ours, borrowed alone, and the caller writes only initialised bytes.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr().cast(), bytes) })
-    }
-
-    fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        let bytes = self.len * size_of::<f32>();
-        // SAFETY: the memory is ours and borrowed.
-        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), bytes) })
     }
 }
 
@@ -253,15 +221,5 @@ mod tests {
         let second = Buffer::any(12_345);
         assert_eq!(second.as_ptr(), address);
         assert_eq!(second.len(), 12_345);
-    }
-
-    #[test]
-    fn bytes_of_a_buffer_hold_its_floats() {
-        let mut buffer = Buffer::zeros(3);
-        buffer.copy_from_slice(&[1.0, 2.0, 3.0]);
-        let bytes = buffer.into_bytes();
-        let copy = bytes.clone();
-        drop(bytes);
-        assert_eq!(copy.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).sum::<f32>(), 6.0);
     }
 }

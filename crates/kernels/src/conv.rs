@@ -62,6 +62,11 @@ pub struct Conv {
 }
 
 impl Conv {
+    /// Tells whether the kernel is a single tap.
+    pub(crate) fn is_point(&self) -> bool {
+        self.kernel == [1, 1]
+    }
+
     /// Returns the shape of the output.
     ///
     /// # Panics

@@ -36,7 +36,6 @@
 #![allow(clippy::result_large_err, clippy::large_enum_variant)]
 
 pub mod attention;
-mod awake;
 pub mod batch_norm;
 mod bf16;
 pub mod buffer;
@@ -57,12 +56,11 @@ pub mod pooling;
 pub mod profile;
 pub mod simd;
 
-pub use awake::{Awake, awake};
 pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Gradients, Normalised, Then, Tokens, add_around, average_pool, batch_norm, batch_norm_train, concat,
-    conv2d, depthwise, gather_maps, global_average, linear, max_pool, pad_shortcut, scale_maps, sgd_step,
-    sparse_conv2d, sparse_linear,
+    Activation, Awake, Gradients, Normalised, Then, Tokens, add_around, average_pool, awake, batch_norm,
+    batch_norm_train, concat, conv2d, depthwise, gather_maps, global_average, is_timed, linear, max_pool, pad_shortcut,
+    scale_maps, sgd_step, sparse_conv2d, sparse_linear, timed,
 };

@@ -4,16 +4,17 @@
 //!
 //! | direction | tile | reads per step |
 //! |---|---|---|
-//! | forward, data gradient ([`points`]) | 4 outputs × 6 pixels | 6 vectors, 4 weights for 24 multiply-adds |
+//! | forward, data gradient ([`dense`]; [`points`] in bf16) | 4 outputs × 6 pixels | 6 vectors, 4 weights for 24 multiply-adds |
 //! | weight gradient ([`weight_gradient`]) | 4 inputs × 6 outputs | 10 vectors for 24 multiply-adds |
 //! | the first two, sparse ([`kept`]) | 1 output × 6 pixels | 6 vectors, 1 weight for 6 multiply-adds |
 //! | the last, sparse ([`kept_gradient`]) | 6 pixels of 1 output | 6 vectors for 6 multiply-adds |
 //!
-//! Panels are maps of one row without a margin, so the dense kernels are those of a convolution with one tap, in f32 and in
-//! bf16. Inputs come in groups whose tile stays in the first cache. The data gradient is a forward pass with turned weights.
+//! Panels are maps of one row without a margin, so the weight gradient, and all of bf16, is that of a convolution with one
+//! tap. Inputs come in groups whose tile stays in the first cache. The data gradient is a forward pass with turned weights.
 //! Threads share outputs, never a sum: results do not depend on their number.
 
 mod bias;
+mod dense;
 mod kept;
 mod kept_gradient;
 mod next;
@@ -36,6 +37,9 @@ use crate::panels::Panels;
 use crate::profile::Slot;
 use crate::simd::Level;
 use pattern::Entry;
+
+/// What the weight gradient says of calls beside it, so that its tasks are large: each reads all of the output's gradient.
+const CALLS: usize = 2;
 
 /// Pixels in a register tile of the sparse kernels.
 const PIXELS: usize = 6;
@@ -191,20 +195,8 @@ impl Linear {
                 let (corner, step, rows, ahead) = ([0, 0], 1, 0..1, &mut Ahead::nothing());
                 match weights {
                     Weights::Dense(packed) => {
-                        let (weights, start) = (&packed[first * read..], start.write(plane, output));
-                        level.run(points::Work::<false> {
-                            from,
-                            input,
-                            to,
-                            output,
-                            corner,
-                            step,
-                            place,
-                            rows,
-                            weights,
-                            start,
-                            ahead,
-                        });
+                        let weights = &packed[first * inputs..];
+                        level.run(dense::Work { inputs, pixels, x: input, y: output, weights, start });
                     }
                     Weights::Bf16(packed) => {
                         let (weights, start) = (&packed[first * read..], start.write(plane, output));
@@ -258,7 +250,7 @@ fn sum_products<T: weight_gradient::Operand>(
     sums: &mut [f32],
 ) {
     let work = Products { kernel: [1, 1], stride: 1, padding: 0, from, to, input, gradient };
-    products(level, work, 1, &Slot::default(), sums);
+    products(level, work, CALLS, &Slot::default(), sums);
 }
 
 enum Weights<'a> {

@@ -5,7 +5,9 @@
 
 mod activation;
 mod around;
+mod awake;
 mod batch_norm;
+mod bytes;
 mod conv2d;
 mod cube;
 mod depthwise;
@@ -17,17 +19,19 @@ mod pending;
 mod planes;
 mod pooling;
 mod reductions;
+mod timed;
 mod tokens;
 
 pub use activation::Activation;
 pub use around::add_around;
+pub use awake::{Awake, awake};
 pub use batch_norm::{Normalised, Then, batch_norm, batch_norm_train};
 pub use conv2d::{Gradients, conv2d, sparse_conv2d};
 pub use depthwise::depthwise;
-pub(crate) use flex::{before_gradient, is_ours};
 pub use gating::scale_maps;
 pub use linear::{linear, sparse_linear};
 pub use optimizer::sgd_step;
 pub use planes::{concat, gather_maps};
 pub use pooling::{average_pool, global_average, max_pool, pad_shortcut};
+pub use timed::{is_timed, timed};
 pub use tokens::Tokens;

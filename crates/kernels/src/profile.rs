@@ -7,18 +7,12 @@
 //!
 //! Where nothing is recorded, a task costs one relaxed load.
 
-mod timed;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
-
 use crate::bf16::Precision;
 use crate::conv::Conv;
-use crate::ops::is_ours;
-pub use timed::timed;
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,11 +262,6 @@ pub fn record<T>(work: impl FnOnce() -> T) -> (T, Profile) {
     (result, recording.finish())
 }
 
-/// Whether the kernels of this device count their time: those of this crate do.
-pub fn counts(device: &Device) -> bool {
-    is_ours(device)
-}
-
 /// A recording under way, for work that begins and ends in different functions; dropped, it tells nothing.
 #[must_use = "a recording that is dropped tells nothing"]
 #[derive(Debug)]
@@ -348,18 +337,18 @@ impl Drop for Section {
 
 /// The beginning of a section.
 #[derive(Debug)]
-struct Open {
+pub(crate) struct Open {
     part: Part,
     began: Instant,
     counted: u64,
 }
 
 impl Open {
-    fn new(part: Part) -> Open {
+    pub(crate) fn new(part: Part) -> Open {
         Open { part, began: Instant::now(), counted: COUNTED.load(Relaxed) }
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         let all = nanoseconds(self.began) * rayon::current_num_threads() as u64;
         // Clocks of several threads need not agree to the nanosecond.
         add(self.part, all.saturating_sub(COUNTED.load(Relaxed) - self.counted));
@@ -438,7 +427,7 @@ impl Drop for Timer<'_> {
     }
 }
 
-fn is_on() -> bool {
+pub(crate) fn is_on() -> bool {
     ON.load(Relaxed)
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use bonsai_kernels::profile::{Direction, Part, Profile, Recording, record, section, timed};
+use bonsai_kernels::profile::{Direction, Part, Profile, Recording, record, section};
 use bonsai_kernels::{
-    Activation, Gradients, Pattern, Precision, Then, batch_norm_train, conv2d, global_average, sparse_conv2d,
+    Activation, Gradients, Pattern, Precision, Then, batch_norm_train, conv2d, global_average, sparse_conv2d, timed,
 };
 use burn::tensor::{Device, Tensor};
 

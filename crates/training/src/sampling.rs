@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use bonsai_kernels::profile::{Part, Profile, Recording, counts};
+use bonsai_kernels::is_timed;
+use bonsai_kernels::profile::{Part, Profile, Recording};
 use burn::tensor::Device;
 
 use crate::records::StepRow;
@@ -35,7 +36,7 @@ enum Looking {
 impl Sample {
     /// Begins with a step that has `waited` for its batch; `None` where another run of this process is being looked at.
     pub fn start(device: &Device, waited: Duration) -> Option<Self> {
-        let looking = if counts(device) {
+        let looking = if is_timed(device) {
             Looking::Parts(Recording::try_start()?)
         } else {
             device.sync().ok()?;

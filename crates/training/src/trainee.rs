@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
-use bonsai_kernels::profile::{Part, section, timed};
-use bonsai_kernels::{Choices, awake};
+use bonsai_kernels::profile::{Part, section};
+use bonsai_kernels::{Choices, awake, timed};
 use bonsai_models::{Architecture, Network, Precision, Sparsity};
 use bonsai_pruning::EngineState;
 use bonsai_pruning::clock::Clock;

@@ -1,5 +1,6 @@
 //! The gradient of kept weights only: 16 pixels of the output gradient in registers, one vector of sums for each kept weight
-//! in memory, which takes the pixels in the order of the dense kernel. Input channels come in groups, so that a group's sums and pixels stay in the first cache.
+//! in memory, which takes the pixels in the order of the dense kernel. Input channels come in groups, so that a group's sums
+//! and pixels stay in the first cache. With one tap, groups are larger, and tiles of eight pixels make room for them.
 //!
 //! Groups of blocks are cut by the size of the map and added in order, as for the dense gradient.
 #![allow(unsafe_code)]
@@ -19,6 +20,8 @@ use crate::simd::{Kernel, Lanes, Level};
 
 /// Output channels of a task.
 const CHANNELS: usize = 16;
+/// The same with one tap: each task reads all of the input.
+const POINT_CHANNELS: usize = 64;
 
 pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32], pattern: &Pattern) -> Buffer {
     pattern.check(conv);
@@ -56,7 +59,7 @@ pub(super) struct Sums(Vec<Vec<[f32; LANES]>>);
 impl Sums {
     /// Returns zeros.
     pub fn new(conv: &Conv, entries: &Entries) -> Sums {
-        let tasks = 0..conv.outputs.div_ceil(CHANNELS);
+        let tasks = 0..conv.outputs.div_ceil(per_task(conv));
         Sums(tasks.map(|task| vec![[0.0; LANES]; count(entries, channels(conv, task))]).collect())
     }
 
@@ -108,9 +111,10 @@ pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) ->
     let _section = section(Part::Around);
     let mut total = Buffer::any(size(conv));
     let filter = size(conv) / conv.outputs;
-    total.par_chunks_mut(CHANNELS * filter).enumerate().for_each(|(task, total)| {
+    let channels_of = per_task(conv);
+    total.par_chunks_mut(channels_of * filter).enumerate().for_each(|(task, total)| {
         total.fill(0.0);
-        let first = task * CHANNELS * filter;
+        let first = task * channels_of * filter;
         for sums in groups {
             let indices = (0..entries.groups).flat_map(|group| entries.indices(group, channels(conv, task)));
             for (index, sum) in indices.zip(&sums[task]) {
@@ -121,8 +125,13 @@ pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) ->
     total
 }
 
+fn per_task(conv: &Conv) -> usize {
+    if conv.is_point() { POINT_CHANNELS } else { CHANNELS }
+}
+
 fn channels(conv: &Conv, task: usize) -> Range<usize> {
-    task * CHANNELS..((task + 1) * CHANNELS).min(conv.outputs)
+    let count = per_task(conv);
+    task * count..((task + 1) * count).min(conv.outputs)
 }
 
 fn count(entries: &Entries, channels: Range<usize>) -> usize {
@@ -154,7 +163,7 @@ impl Kernel for Work<'_> {
         assert!(conv.padding <= from.margin && from.width == conv.input.width && to == conv.output());
         assert!(self.channels.end <= self.entries.channels() && self.channels.end <= to.channels);
         assert_eq!(self.sums.len(), count(self.entries, self.channels.clone()));
-        let tiles = (self.rows.len() * to.width).div_ceil(16);
+        let tiles = (self.rows.len() * to.width).div_ceil(if conv.is_point() { 8 } else { 16 });
         self.ahead.over(self.entries.groups * blocks * tiles * self.channels.len());
         // Steps from pixel to pixel that the compiler knows cost no instructions.
         match conv.stride {
@@ -168,24 +177,45 @@ impl Work<'_> {
     /// Adds all rows, for stride `S` or, where that is 0, any.
     #[inline(always)]
     fn all<L: Lanes, const S: usize>(&mut self, blocks: usize) {
-        let to = self.to;
         let mut first = 0;
-        for group in 0..self.entries.groups {
-            for block in 0..blocks {
-                let mut y = self.rows.start;
-                while y < self.rows.end {
-                    let left = self.rows.end - y;
-                    // Pixels follow each other row by row, as in the dense kernel, so both sum in the same order.
-                    y += match to.width {
-                        8 if left >= 2 && L::WIDTH == LANES => self.tile::<L, S, 2, 8>(first, (group, block, y, 0)).0,
-                        4 if left >= 4 && L::WIDTH == LANES => self.tile::<L, S, 4, 4>(first, (group, block, y, 0)).0,
-                        4 if left >= 2 => self.tile::<L, S, 2, 4>(first, (group, block, y, 0)).0,
-                        2 if left >= 2 => self.tile::<L, S, 2, 2>(first, (group, block, y, 0)).0,
-                        width => self.row::<L, S>(first, (group, block, y), width),
-                    };
+        if !self.conv.is_point() {
+            for group in 0..self.entries.groups {
+                for block in 0..blocks {
+                    self.block::<L, S>(first, group, block);
                 }
+                first += self.entries.of(group, self.channels.clone()).len();
             }
-            first += self.entries.of(group, self.channels.clone()).len();
+            return;
+        }
+        // The gradient of a block stays in the second cache for all groups.
+        for block in 0..blocks {
+            first = 0;
+            for group in 0..self.entries.groups {
+                self.block::<L, S>(first, group, block);
+                first += self.entries.of(group, self.channels.clone()).len();
+            }
+        }
+    }
+
+    /// Adds all rows of a block to the sums of a group of input channels, from sum `first` on.
+    #[inline(always)]
+    fn block<L: Lanes, const S: usize>(&mut self, first: usize, group: usize, block: usize) {
+        let (to, is_point) = (self.to, self.conv.is_point());
+        let mut y = self.rows.start;
+        while y < self.rows.end {
+            let left = self.rows.end - y;
+            // Pixels follow each other row by row, as in the dense kernel, so both sum in the same order.
+            y += match to.width {
+                8 if left >= 2 && L::WIDTH == LANES && !is_point => {
+                    self.tile::<L, S, 2, 8>(first, (group, block, y, 0)).0
+                }
+                4 if left >= 4 && L::WIDTH == LANES && !is_point => {
+                    self.tile::<L, S, 4, 4>(first, (group, block, y, 0)).0
+                }
+                4 if left >= 2 => self.tile::<L, S, 2, 4>(first, (group, block, y, 0)).0,
+                2 if left >= 2 => self.tile::<L, S, 2, 2>(first, (group, block, y, 0)).0,
+                width => self.row::<L, S>(first, (group, block, y), width),
+            };
         }
     }
 
@@ -201,7 +231,7 @@ impl Work<'_> {
         while x < width {
             let at = (group, block, y, x);
             x += match width - x {
-                16.. if L::WIDTH == LANES => self.tile::<L, S, 1, 16>(first, at).1,
+                16.. if L::WIDTH == LANES && !self.conv.is_point() => self.tile::<L, S, 1, 16>(first, at).1,
                 8.. => self.tile::<L, S, 1, 8>(first, at).1,
                 4.. => self.tile::<L, S, 1, 4>(first, at).1,
                 2.. => self.tile::<L, S, 1, 2>(first, at).1,

@@ -1,8 +1,12 @@
 //! The sparse kernel of the forward pass and of the data gradient: as [`super::taps`], but each output channel sums its own
 //! list of taps.
 //!
-//! A tile is four rows of four pixels of one output channel, or two where registers or rows are few. All output channels of a tile follow each other, for a group of
-//! input channels at a time, so that the input pixels around it stay in the first cache. Taps above and below the map are not left out; they read the margin.
+//! A tile is four rows of four pixels of one output channel, or two where registers or rows are few. All output channels of
+//! a tile follow each other, for a group of input channels at a time, so that the input pixels around it stay in the first
+//! cache. Taps above and below the map are not left out; they read the margin.
+//!
+//! With one tap a list has few entries for each group, so groups are larger and tiles smaller: eight pixels. All groups of a
+//! tile follow each other, so that its sums stay in the second cache.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -58,28 +62,45 @@ impl Work<'_> {
     /// Writes all rows; the steps through input and output are `S` or, where that is 0, any.
     #[inline(always)]
     fn all<L: Lanes, const S: usize>(&mut self) {
-        let (rows, columns) = (self.rows.clone(), self.place.columns);
+        let (rows, columns, groups) = (self.rows.clone(), self.place.columns, self.entries.groups);
         let channels = self.output.len() / self.to.plane();
+        let is_point = self.taps.height * self.taps.width == 1;
         // Sixteen sums need as many registers, and more.
-        let tall = L::WIDTH == LANES && S == 1 && columns.is_multiple_of(4);
-        let height = |left: usize| if tall && left >= 4 { 4 } else { left.min(2) };
-        let tiles = if tall { rows.len() / 4 + (rows.len() % 4).div_ceil(2) } else { rows.len().div_ceil(2) };
-        self.ahead.over(self.entries.groups * tiles * columns.div_ceil(4) * channels);
-        for group in 0..self.entries.groups {
+        let tall = L::WIDTH == LANES && S == 1 && columns.is_multiple_of(4) && !is_point;
+        let height = |left: usize| match left {
+            4.. if tall => 4,
+            _ if is_point && columns >= 8 => 1,
+            _ => left.min(2),
+        };
+        let width = if is_point && columns >= 8 { 8 } else { 4 };
+        let mut tiles = 0;
+        let mut y = 0;
+        while y < rows.len() {
+            y += height(rows.len() - y);
+            tiles += columns.div_ceil(width);
+        }
+        self.ahead.over(groups * tiles * channels);
+        let (outer, inner) = if is_point { (1, groups) } else { (groups, 1) };
+        for first in 0..outer {
             let mut y = rows.start;
             while y < rows.end {
                 let height = height(rows.end - y);
                 let mut x = 0;
                 while x < columns {
-                    x += match (columns - x, height) {
-                        (_, 4) => self.channels::<L, S, 4, 4>(group, y, x),
-                        (4.., 2) => self.channels::<L, S, 2, 4>(group, y, x),
-                        (4.., _) => self.channels::<L, S, 1, 4>(group, y, x),
-                        (2.., 2) => self.channels::<L, S, 2, 2>(group, y, x),
-                        (2.., _) => self.channels::<L, S, 1, 2>(group, y, x),
-                        (_, 2) => self.channels::<L, S, 2, 1>(group, y, x),
-                        (_, _) => self.channels::<L, S, 1, 1>(group, y, x),
-                    };
+                    let mut wide = 0;
+                    for group in first * inner..(first + 1) * inner {
+                        wide = match (columns - x, height) {
+                            (_, 4) => self.channels::<L, S, 4, 4>(group, y, x),
+                            (8.., 1) if is_point => self.channels::<L, S, 1, 8>(group, y, x),
+                            (4.., 2) => self.channels::<L, S, 2, 4>(group, y, x),
+                            (4.., _) => self.channels::<L, S, 1, 4>(group, y, x),
+                            (2.., 2) => self.channels::<L, S, 2, 2>(group, y, x),
+                            (2.., _) => self.channels::<L, S, 1, 2>(group, y, x),
+                            (_, 2) => self.channels::<L, S, 2, 1>(group, y, x),
+                            (_, _) => self.channels::<L, S, 1, 1>(group, y, x),
+                        };
+                    }
+                    x += wide;
                 }
                 y += height;
             }

@@ -70,6 +70,8 @@ struct Tap {
 
 /// Input channels whose pixels around a tile the first cache holds.
 const GROUP: usize = 16;
+/// The same where there is one tap, and no pixels around a tile.
+const POINT_GROUP: usize = 64;
 /// Entries that a task fills in at least.
 const FILLED: usize = 1 << 14;
 /// Taps of a list that is worth being a group's own.
@@ -220,7 +222,7 @@ impl Pattern {
 
     /// Builds the lists of a side for blocks of `from`.
     fn listed(&self, side: &Side, from: Maps) -> Lists {
-        let [outputs, inputs, ..] = self.shape;
+        let [outputs, inputs, height, width] = self.shape;
         let (order, written) = match side {
             Side::Output | Side::Sums => (&self.kept, outputs),
             Side::Input { .. } => (&self.by_input, inputs),
@@ -247,6 +249,7 @@ impl Pattern {
             starts[list] = starts[list].max(starts[list - 1]);
         }
         let group = match side {
+            _ if height * width == 1 => POINT_GROUP,
             // The sums, a vector for each tap, share the cache with the pixels: groups are half as large where their lists
             // are still long enough.
             Side::Sums if taps.len() >= LONG * written * from.channels.div_ceil(GROUP / 2) => GROUP / 2,

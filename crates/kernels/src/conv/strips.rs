@@ -28,9 +28,20 @@ pub(super) fn fit(conv: &Conv, groups: usize) -> bool {
     same && (groups.is_multiple_of(threads) || groups >= 4 * threads)
 }
 
-/// Returns the rows of a strip of `maps`.
-fn rows(maps: Maps) -> usize {
-    if maps.block() * size_of::<f32>() <= SMALL { maps.height } else { ROWS }
+/// Returns the output rows of a strip.
+fn rows(conv: &Conv) -> usize {
+    let (from, to) = (conv.input, conv.output());
+    let bytes = |maps: Maps| maps.block() * size_of::<f32>();
+    let of = |maps: Maps| match bytes(maps) <= SMALL {
+        true => maps.height,
+        // No row is read for two rows, so strips of many channels may be low.
+        false if conv.is_point() => (SMALL * maps.height / bytes(maps)).clamp(1, ROWS),
+        false => ROWS,
+    };
+    match conv.is_point() {
+        true => of(to).min(of(from).div_ceil(conv.stride)),
+        false => of(to).max(of(from).div_ceil(conv.stride)),
+    }
 }
 
 /// Which block of an activation this is.
@@ -55,7 +66,7 @@ pub(super) fn forward(
 ) {
     let (from, to) = (conv.input, conv.output());
     let Input { x, norm } = input;
-    let height = rows(to).max(rows(from).div_ceil(conv.stride));
+    let height = rows(conv);
     // Input rows that the output rows before `end` read.
     let needed = |end: usize| match end < to.height {
         true => ((end - 1) * conv.stride + conv.kernel[0]).saturating_sub(conv.padding).min(from.height),
@@ -149,7 +160,7 @@ impl Group<'_> {
         let mut through = self.through.as_ref().map(|_| Buffer::any(self.gradient.len()));
         let mut kept = entries.map(|entries| Sums::new(conv, entries));
         let slot = entries.map(|entries| kept_gradient::slot(conv, entries, blocks)).unwrap_or_default();
-        let height = rows(from).max(rows(to)).min(to.height);
+        let height = rows(conv).min(to.height);
         // A row of each gradient needs so many rows after it of the other's map.
         let needed = |end: usize| if end < to.height { (end + conv.padding).min(to.height) } else { to.height };
         for block in 0..blocks {

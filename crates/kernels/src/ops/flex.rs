@@ -16,11 +16,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, DispatchDevice, Flex, GradientCheckpointingStrategy};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::Precision;
 use crate::buffer::Buffer;
 use crate::profile::{Part, section};
 
 /// Tells whether our kernels run on `device`.
-pub(crate) fn is_ours(device: &Device) -> bool {
+pub(super) fn is_ours(device: &Device) -> bool {
     is_flex(device) && may_be_ours(device)
 }
 
@@ -28,6 +29,13 @@ pub(crate) fn is_ours(device: &Device) -> bool {
 pub(super) fn may_be_ours(device: &Device) -> bool {
     let checkpoints = device.gradient_checkpointing_strategy();
     !is_switched_off() && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
+}
+
+impl Precision {
+    /// Tells whether layers on `device` can have it: elsewhere than on our kernels all are f32.
+    pub fn is_built_for(self, device: &Device) -> bool {
+        self == Precision::F32 || is_ours(device)
+    }
 }
 
 /// Tells whether `device` is flex, whoever's kernels run on it.
@@ -206,7 +214,7 @@ pub(super) fn run_onto<const N: usize, const D: usize>(
 }
 
 /// Returns `x`, and calls `see` in the backward pass before its gradient goes on.
-pub(crate) fn before_gradient<const D: usize>(x: Tensor<D>, see: impl Fn() + Send + Sync + 'static) -> Tensor<D> {
+pub(super) fn before_gradient<const D: usize>(x: Tensor<D>, see: impl Fn() + Send + Sync + 'static) -> Tensor<D> {
     run([x.into()], |[x]| {
         let backward = move |gradient, _: [bool; 1]| {
             see();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use burn::tensor::Device;
 use rayon::Yield;
 
-use crate::ops::is_ours;
+use super::flex::is_ours;
 
 /// Keeps the other threads of rayon's current pool awake until it is dropped; they look for work, and let other programs
 /// run while there is none.

@@ -2,10 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
-use super::{Open, Part, is_on, section};
-use crate::ops::{before_gradient, is_ours};
+use super::flex::{before_gradient, is_ours};
+use crate::profile::{Open, Part, is_on, section};
+
+/// Tells whether the kernels of this device count their time: those of this crate do.
+pub fn is_timed(device: &Device) -> bool {
+    is_ours(device)
+}
 
 /// Returns `operation(x)`, counted as `part` with its backward pass.
 ///
