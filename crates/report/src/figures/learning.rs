@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(macs(&own), Some(vec![3000.0, 5400.0]));
         let early = entry(vec![row(0, 100, 0), row(1, 50, 0)]);
         assert_eq!(macs(&early), Some(vec![3000.0, 4500.0]));
-        assert!(!learning(&[own.clone()]).text.contains("reckoned"));
+        assert!(!learning(std::slice::from_ref(&own)).text.contains("reckoned"));
         assert!(learning(&[own, early.clone()]).text.contains("Some of these runs did not count them yet"));
         assert!(learning(&[early]).text.contains("These runs did not count them yet"));
     }
