@@ -19,6 +19,7 @@ use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::profile::{Part, Timer};
 use crate::simd::Level;
+pub use picked::Target;
 use planes::{Apply, Backward, Channel, Moments, Reduce, Running, Shut};
 
 /// Mean and biased variance of each channel.

@@ -6,7 +6,7 @@ use bonsai_kernels::buffer::Buffer;
 use bonsai_kernels::conv::unit::{Backward, Input, Norm, Unit, Wanted};
 use bonsai_kernels::conv::{Conv, Pattern};
 use bonsai_kernels::maps::Maps;
-use bonsai_kernels::planes::Planes;
+use bonsai_kernels::planes::{Part, Picked, Place, Planes, pick};
 use bonsai_kernels::simd::Level;
 use proptest::prelude::*;
 use rand::RngExt;
@@ -66,16 +66,16 @@ impl Case {
     }
 
     /// Everything a unit returns, forward and backward.
-    fn fused(&self) -> Vec<Vec<f32>> {
+    fn fused(&self, input: Input) -> Vec<Vec<f32>> {
         let to = self.conv.output();
-        let (z, statistics) = self.unit().forward(self.input(), true);
+        let (z, statistics) = self.unit().forward(input, true);
         let statistics = statistics.unwrap();
         let after = statistics.affine(&numbers(to.channels, "gamma"), &numbers(to.channels, "beta"), EPSILON);
         let sums = after.sums(to, &self.gradient, &z, Gate::Input);
         let training = (&statistics, &sums, EPSILON);
         let norm = Some(Backward { z: &z, affine: &after, gate: Gate::Input, training });
         let wanted = Wanted { input: true, onto: None, weight: true, kept: self.pattern.as_ref() };
-        let of = self.unit().backward(self.input(), &self.gradient, norm, wanted);
+        let of = self.unit().backward(input, &self.gradient, norm, wanted);
         let (of_input, of_weight) = (of.input.unwrap().to_vec(), of.weight.unwrap().to_vec());
         let mut all = vec![z.to_vec(), statistics.mean.clone(), statistics.variance.clone(), of_input, of_weight];
         all.extend(of.sums.into_iter().flat_map(|sums| [sums.gradient, sums.product]));
@@ -116,11 +116,29 @@ impl Case {
     fn check(&self) {
         for level in Level::available() {
             level.during(|| {
-                let (fused, single) = (self.fused(), self.one_by_one());
+                let (fused, single) = (self.fused(self.input()), self.one_by_one());
                 assert!(fused == single, "{level:?} {:?} {:?}, pattern {:?}", self.precision, self.conv, self.pattern);
                 self.check_onto(&fused[3]);
+                self.check_picked(&fused);
             });
         }
+    }
+
+    /// Channels that lie in two activations in turn are read as if they lay in one.
+    fn check_picked(&self, whole: &[Vec<f32>]) {
+        let (maps, norm) = (self.conv.input, self.input().norm);
+        if norm.is_none() || maps.channels < 2 {
+            return;
+        }
+        let of = |part: usize| {
+            let channels: Vec<usize> = (part..maps.channels).step_by(2).collect();
+            (Maps::new([maps.images, channels.len(), maps.height, maps.width]), pick(maps, &self.x, &channels))
+        };
+        let halves = [of(0), of(1)];
+        let parts = halves.each_ref().map(|(maps, x)| Part { maps: *maps, x });
+        let places: Vec<Place> = (0..maps.channels).map(|c| Place { part: c % 2, channel: c / 2 }).collect();
+        let picked = Input { x: Planes::Picked(Picked::new(&parts, &places)), norm };
+        assert!(self.fused(picked) == whole, "{:?} of picked channels", self.conv);
     }
 
     /// The gradient of the input is added to what is there already.

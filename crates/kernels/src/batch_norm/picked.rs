@@ -8,6 +8,14 @@ use crate::buffer::Buffer;
 use crate::planes::Picked;
 use crate::simd::Level;
 
+/// Where the gradient of an activation goes.
+pub enum Target<'a> {
+    /// Into memory of any content; channels that nobody reads get zeros.
+    New(&'a mut [f32]),
+    /// Onto what has been added up of it; the planes of channels that nobody reads are left alone.
+    Begun(&'a mut [f32]),
+}
+
 impl Affine {
     /// Returns the normalised channels, rectified if `relu`.
     pub fn apply_picked(&self, picked: Picked, relu: bool) -> Buffer {
@@ -47,15 +55,12 @@ impl Affine {
         Sums::merge(maps, &planes)
     }
 
-    /// Writes the gradient of part `number` of what is picked to `out`, or adds it if `add`; `gradient` is that of the
-    /// output, and `training` as in [`Affine::backward`].
-    ///
-    /// Without `add`, channels that nobody reads get zeros; with it, their planes are left alone.
+    /// Returns the gradient of part `number` of what is picked in `target`; `gradient` is that of the output, and `training`
+    /// as in [`Affine::backward`].
     ///
     /// # Panics
     ///
     /// Panics if a length is not that of its shape.
-    #[allow(clippy::too_many_arguments)]
     pub fn backward_picked(
         &self,
         picked: Picked,
@@ -63,10 +68,13 @@ impl Affine {
         gradient: &[f32],
         gate: Gate,
         training: Option<(&Statistics, &Sums, f64)>,
-        add: bool,
-        out: &mut [f32],
+        target: Target,
     ) {
         let (from, to) = (picked.maps(), picked.part(number));
+        let (add, out) = match target {
+            Target::New(out) => (false, out),
+            Target::Begun(out) => (true, out),
+        };
         assert!(gradient.len() == from.len() && out.len() == to.len(), "gradient of {:?}", from.dims());
         let level = Level::current();
         let slopes = self.slopes(from, training);

@@ -19,7 +19,7 @@ use super::activation::{Blocks, Known, in_blocks, shape};
 use super::flex::{Begun, Floats, Input, run_onto, tensor, vector, writable};
 use super::planes::{PARTS, View, parts_of};
 use crate::Precision;
-use crate::batch_norm::{Affine, Gate, Statistics, Sums};
+use crate::batch_norm::{Affine, Gate, Statistics, Sums, Target};
 use crate::buffer::Buffer;
 use crate::conv::unit::{self, Unit, Wanted};
 use crate::conv::{Conv, Pattern};
@@ -460,13 +460,19 @@ impl Chain {
                     self.known[number].has_gradient.swap(true, Relaxed).then(|| begun(number))
                 }
             };
-            let add = started.is_some();
-            let mut out = match started {
-                Some(started) => writable(started, shape(*maps)),
-                None => in_blocks(*maps, Buffer::any(maps.len())),
-            };
-            norm.affine.backward_picked(picked, number, gradient, gate, training, add, out.storage_mut());
-            all[number] = Some(out);
+            all[number] = Some(match started {
+                Some(started) => {
+                    let mut out = writable(started, shape(*maps));
+                    let target = Target::Begun(out.storage_mut());
+                    norm.affine.backward_picked(picked, number, gradient, gate, training, target);
+                    out
+                }
+                None => {
+                    let mut out = Buffer::any(maps.len());
+                    norm.affine.backward_picked(picked, number, gradient, gate, training, Target::New(&mut out));
+                    in_blocks(*maps, out)
+                }
+            });
         }
     }
 
