@@ -216,7 +216,11 @@ fn fused_results_are_the_same_on_any_number_of_threads() {
         {
             for case in [Case::new(conv, percent, true), Case::new(conv, percent, true).in_bf16()] {
                 let on = |threads| {
-                    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.fused())
+                    rayon::ThreadPoolBuilder::new()
+                        .num_threads(threads)
+                        .build()
+                        .unwrap()
+                        .install(|| case.fused(case.input()))
                 };
                 let one = on(1);
                 assert!(on(2) == one && on(3) == one && on(7) == one, "{:?} {conv:?}", case.precision);
