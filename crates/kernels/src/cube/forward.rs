@@ -169,7 +169,7 @@ fn convolve(
 /// Returns `filter`, or the last one where a tile reaches beyond it.
 #[cube]
 fn last_filter(filter: u32, #[comptime] of: Constants) -> u32 {
-    if comptime![of.outputs % of.tile.filters == 0] { filter } else { min(filter, of.outputs - 1) }
+    if comptime![of.outputs.is_multiple_of(of.tile.filters)] { filter } else { min(filter, of.outputs - 1) }
 }
 
 /// Convolves `x` with `weight`, which is transposed and turned if `turned` says so; `None` where the kernel does not run.
