@@ -1,4 +1,4 @@
-"""The benchmark's CSV files: rows of configurations that were measured anew replace the old ones, all others stay."""
+"""The benchmark's CSV files: what was measured anew replaces the rows of its configuration and processor, all others stay."""
 
 import csv
 import datetime
@@ -7,6 +7,7 @@ import pathlib
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "results"
 STEPS, PARTS, LAYERS = FOLDER / "bench-cpu.csv", FOLDER / "bench-cpu-parts.csv", FOLDER / "bench-cpu-layers.csv"
 KEY = ("network", "setting", "threads", "sparsity")
+ON_CPU = KEY + ("cpu",)
 STEP_COLUMNS = KEY + (
     "milliseconds", "images_per_second", "peak_memory_bytes", "ratio_to_pytorch_best_f32", "rounds", "steps",
     "fastest_round", "slowest_round", "other_cores", "date", "cpu", "revision", "torch",
@@ -21,11 +22,11 @@ LAYER_COLUMNS = KEY + (
 
 def are_there(network, threads, configurations, machine):
     """Tells whether each configuration has a row of this processor and of as many steps, and ours of this revision."""
-    rows = {key(row): row for row in read(STEPS)}
+    rows = {key(row, ON_CPU): row for row in read(STEPS)}
 
     def is_there(one):
-        row = rows.get((network, one.setting, str(threads), f"{one.sparsity:g}"))
-        if row is None or row["cpu"] != machine["cpu"]:
+        row = rows.get((network, one.setting, str(threads), f"{one.sparsity:g}", machine["cpu"]))
+        if row is None:
             return False
         if int(row["rounds"]) * int(row["steps"]) < one.rounds * one.steps:
             return False
@@ -73,7 +74,7 @@ def kernels(layer):
     return "sparse" if layer["sparse"] else "dense" if layer["precision"] == "f32" else "dense bf16"
 
 
-def replace(path, columns, rows, names=KEY, same=()):
+def replace(path, columns, rows, names=ON_CPU, same=()):
     """Writes rows in place of those of the same configurations, which `same` names too, in the order of the configurations."""
     new = {key(row, names) for row in [*rows, *same]}
     kept = [row for row in read(path) if key(row, names) not in new]
@@ -94,5 +95,5 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def key(row, names=KEY):
+def key(row, names):
     return tuple(str(row[column]) for column in names)

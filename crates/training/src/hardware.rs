@@ -47,7 +47,18 @@ fn cpu() -> Option<String> {
     if cfg!(target_os = "macos") {
         return sysctl("machdep.cpu.brand_string");
     }
-    field(&std::fs::read_to_string("/proc/cpuinfo").ok()?, "model name")
+    cpu_name(&std::fs::read_to_string("/proc/cpuinfo").ok()?)
+}
+
+/// Names the processor of `/proc/cpuinfo`; virtual machines may hide which one it is, but not its family and model.
+fn cpu_name(text: &str) -> Option<String> {
+    let name = field(text, "model name")?;
+    match (field(text, "cpu family"), field(text, "model")) {
+        (Some(family), Some(model)) if !name.contains(|c: char| c.is_ascii_digit()) => {
+            Some(format!("{name} (family {family}, model {model})"))
+        }
+        _ => Some(name),
+    }
 }
 
 fn memory() -> Option<u64> {
@@ -119,5 +130,12 @@ mod tests {
         let text = "model\t\t: 85\nmodel name\t: Some CPU: fast\n";
         assert_eq!(field(text, "model name").as_deref(), Some("Some CPU: fast"));
         assert_eq!(field(text, "name"), None);
+    }
+
+    #[test]
+    fn a_processor_without_a_number_is_named_by_family_and_model() {
+        let text = |name| format!("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\n");
+        assert_eq!(cpu_name(&text("AMD EPYC")).as_deref(), Some("AMD EPYC (family 25, model 17)"));
+        assert_eq!(cpu_name(&text("AMD EPYC 9654")).as_deref(), Some("AMD EPYC 9654"));
     }
 }

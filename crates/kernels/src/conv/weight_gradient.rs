@@ -32,7 +32,11 @@ const PIXELS: usize = 512;
 /// Vectors of sums of a task at a time: 384 KB of a second cache of 1 MB.
 const VECTORS: usize = 6144;
 /// Pixels of a strip, for one tap and for several.
-const STRIPS: [usize; 2] = [32, 64];
+const STRIPS: [usize; 2] = [32, 256];
+/// Pixels of a map that is small enough for such strips, where taps overlap.
+const SMALL: usize = 64;
+/// Bytes of the input in a strip that the second cache holds beside the sums.
+const INPUT: usize = 400 * 1024;
 
 pub(super) fn run<T: Operand>(conv: &Conv, input: &[T], gradient: &[T]) -> Buffer {
     let Groups { blocks, groups } = Groups::of(conv);
@@ -220,11 +224,17 @@ impl<T: Operand> Kernel for Work<'_, T> {
         let channels = self.sums.len() / filter;
         assert!(self.sums.len() == channels * filter && self.first + channels <= to.channels);
         assert!(self.inputs > 0);
-        // Where taps overlap, whole maps are faster, whose pixels are read several times.
+        // Where taps overlap, whole maps are faster, whose pixels are read several times; of small ones, several, so that sums
+        // are read and written less often, and fewer channels of them.
+        let map = to.width * to.height;
         let pixels = match height * width {
             1 => STRIPS[0],
-            _ if stride == 1 && to.width * to.height > STRIPS[1] => usize::MAX,
-            _ => STRIPS[1],
+            _ if stride == 1 && map > SMALL => usize::MAX,
+            _ => {
+                let of_channel = from.plane() * size_of::<T>() * STRIPS[1].min(blocks * map) / map;
+                self.inputs = self.inputs.min((INPUT / of_channel.max(1) / 2 * 2).max(2));
+                STRIPS[1]
+            }
         };
         let strips = || {
             let at_once = pixels / (to.width * to.height);
