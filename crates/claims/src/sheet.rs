@@ -87,7 +87,9 @@ impl Sheet {
         for sentence in std::iter::once(&self.title).chain(&self.above) {
             let _ = writeln!(text, "% {}", sentence.replace('\n', " "));
         }
-        let _ = writeln!(text, "\\begin{{tabular}}{{{}}}\n  \\toprule", "l".repeat(self.columns.len()));
+        // The last column holds sentences.
+        let columns = format!("{}p{{6cm}}", "l".repeat(self.columns.len().saturating_sub(1)));
+        let _ = writeln!(text, "\\begin{{tabular}}{{{columns}}}\n  \\toprule");
         text += &line(&self.columns);
         text += "  \\midrule\n";
         text.extend(self.rows.iter().map(|row| line(row)));
@@ -122,13 +124,18 @@ impl Sheet {
 
 const STYLE: &str = "\
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 80rem; margin: 1.5rem auto; padding: 0 1rem; }
+body { margin: 1.5rem auto; padding: 0 1rem; }
+p { max-width: 75ch; }
 h1 { font-size: 1.3rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); text-align: left; vertical-align: top; }
-th { border-bottom-width: 2px; white-space: nowrap; }
-@media print { .wide { overflow: visible; } table { font-size: 8pt; } }
+th { border-bottom-width: 2px; vertical-align: bottom; }
+td { white-space: nowrap; }
+td:first-child { position: sticky; left: 0; background: Canvas; white-space: normal; min-width: 8rem; }
+td:last-child { white-space: normal; min-width: 22rem; }
+@media (min-width: 1100px) { th:last-child, td:last-child { position: sticky; right: 0; background: Canvas; } }
+@media print { .wide { overflow: visible; } table { font-size: 6pt; } td { white-space: normal; } td:last-child { min-width: 12rem; } }
 ";
 
 fn html_of(text: &str) -> String {
@@ -192,7 +199,7 @@ mod tests {
     fn latex_and_html_escape_what_they_must() {
         let latex = sheet().write(Format::Latex);
         assert!(latex.contains("  a|b\\_1 & 93.7 $\\pm$ 0.1 \\\\\n") && latex.contains("claim, \\%"), "{latex}");
-        assert!(latex.contains("\\begin{tabular}{ll}") && latex.contains("% First."), "{latex}");
+        assert!(latex.contains("\\begin{tabular}{lp{6cm}}") && latex.contains("% First."), "{latex}");
         let html = sheet().write(Format::Html);
         assert!(html.contains("<td>&quot;c&quot;</td><td></td>") && html.contains("<h1>A &amp; B</h1>"), "{html}");
         assert!(!html.contains("http"), "nothing comes from elsewhere");

@@ -179,9 +179,13 @@ pub fn run(jobs: &[Job], launch: &Launch, stop: &Stop) -> Result<Vec<Ended>> {
     }
 }
 
-/// Says what the command as a whole returns: 130 after a signal, 1 if a training failed or was stopped by others.
+/// Says what the command as a whole returns: 0 if all is done, 130 after a signal, 1 if a training failed or was stopped by others.
 pub fn code(ended: &[Ended], stop: &Stop) -> u8 {
-    if stop.load(Ordering::Relaxed) > 0 { INTERRUPTED } else { u8::from(ended.iter().any(|end| *end != Ended::Done)) }
+    match ended.iter().all(|end| *end == Ended::Done) {
+        true => 0,
+        false if stop.load(Ordering::Relaxed) > 0 => INTERRUPTED,
+        false => 1,
+    }
 }
 
 fn start(program: &Path, job: &Job, launch: &Launch) -> Result<Child> {

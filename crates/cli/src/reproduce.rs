@@ -104,9 +104,8 @@ pub fn run(args: Args) -> Result<Output> {
     let code = jobs::code(&ended, &stop);
     if code == 0 {
         let _ = writeln!(text, "`bonsai table {}` sets them beside the claims", args.claims);
-    } else {
-        text += "the same command goes on with what is missing\n";
     }
+    text += rest(&ended);
     Ok(Output { text, code })
 }
 
@@ -154,6 +153,11 @@ fn wanted(claims: &Claims, runs: &Runs, args: &Args, seeds: u64, revision: &str)
         }
     }
     Ok(wanted)
+}
+
+/// What to do about jobs that are not done; nothing where all are, even if they were told to stop.
+pub fn rest(ended: &[Ended]) -> &'static str {
+    if ended.iter().all(|end| *end == Ended::Done) { "" } else { "the same command goes on with what is missing\n" }
 }
 
 /// How many jobs ended how, with the sentence of each failure.

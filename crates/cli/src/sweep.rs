@@ -111,9 +111,7 @@ pub fn run(args: Args) -> Result<Output> {
         text.push('\n');
     }
     text += &reproduce::summary(&missing, &ended, done);
-    if code != 0 {
-        text += "the same command goes on with what is missing\n";
-    }
+    text += reproduce::rest(&ended);
     Ok(Output { text, code })
 }
 

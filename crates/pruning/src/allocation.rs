@@ -8,6 +8,7 @@ use crate::select;
 
 /// How the weights that stay are shared among the layers.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Allocation {
     /// The same sparsity in every layer.
     Uniform,

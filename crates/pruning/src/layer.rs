@@ -5,6 +5,7 @@ use crate::mask::Mask;
 
 /// A layer at the moment of an event: a matrix of units by weights per unit, row after row.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Layer<'a> {
     /// Name, kind, shape and cost.
     pub spec: &'a LayerSpec,

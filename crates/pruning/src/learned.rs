@@ -25,6 +25,7 @@ use crate::units::Units;
 
 /// A channel group after a step with masks.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct MaskedGroup<'a> {
     /// The name of the group.
     pub name: &'a str,
@@ -38,6 +39,7 @@ pub struct MaskedGroup<'a> {
 
 /// A channel group with gates.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct GatedGroup<'a> {
     /// The name of the group.
     pub name: &'a str,
@@ -49,11 +51,19 @@ pub struct GatedGroup<'a> {
 
 /// The gates of a group over all training images.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GateMeans {
     /// For each unit, the share of images for which its gate is open.
     pub open: Vec<f32>,
     /// For each unit, the mean probability that the gate is taken to be open with.
     pub probability: Vec<f32>,
+}
+
+impl GateMeans {
+    /// Takes what was seen of the gates of a group, a value for each unit.
+    pub fn new(open: Vec<f32>, probability: Vec<f32>) -> Self {
+        Self { open, probability }
+    }
 }
 
 impl Engine {

@@ -5,7 +5,7 @@
 //! ties, keeps every layer alive, seeds every random choice, keeps the masks and adds up the costs. Both work on host
 //! slices, so a training loop on any device can use them, and neither can fail once it exists.
 //!
-//! Read [`scheduler`] for the contract, then one method, such as [`schedulers::gmp`], then [`engine`]. The parts that
+//! [`guide`] is the way to a scheduler of your own. Read [`scheduler`] for the contract, then one method, such as [`schedulers::gmp`], then [`engine`]. The parts that
 //! methods share are [`curve`], [`cadence`], [`allocation`], [`score`] and [`select`].
 
 pub mod allocation;
@@ -20,6 +20,8 @@ pub mod curve;
 pub mod engine;
 mod explored;
 pub mod graph;
+#[doc = include_str!("../guide.md")]
+pub mod guide {}
 pub mod layer;
 pub mod learned;
 pub mod mask;

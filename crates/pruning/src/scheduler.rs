@@ -70,6 +70,7 @@ pub enum Cut {
 
 /// What a method removes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Removes {
     /// Single weights.
     #[default]
@@ -140,6 +141,7 @@ impl Event {
 
 /// The masks before the first step.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub enum Start {
     /// Every weight is kept.
     #[default]
@@ -162,6 +164,7 @@ pub enum Start {
 
 /// The scales of the batch normalisation that one group's channels pass.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GroupScales {
     /// The name of the group.
     pub group: String,
@@ -169,6 +172,13 @@ pub struct GroupScales {
     pub scales: Vec<f32>,
     /// What a penalty adds to their gradient.
     pub gradient: Vec<f32>,
+}
+
+impl GroupScales {
+    /// Takes the scales of a group, to whose gradient nothing was added yet.
+    pub fn new(group: impl Into<String>, scales: Vec<f32>) -> Self {
+        Self { group: group.into(), gradient: vec![0.0; scales.len()], scales }
+    }
 }
 
 impl Start {
@@ -183,6 +193,7 @@ impl Start {
 
 /// The rules by which the engine counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rules {
     /// Exact counts, the lower index wins ties, and no layer falls below its floor.
     #[default]

@@ -27,6 +27,7 @@ impl Default for ChannelOptions {
 
 /// Shows one channel group to a scheduler.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct GroupView<'a> {
     /// Its name and its members.
     pub group: &'a Group,

@@ -45,68 +45,62 @@ const ROWS: &[Row] = &[
     Row {
         table: "name = 'granet'\nsparsity = 0.9\nend_epoch = 2\nevery = 4",
         start: 0.0,
-        event: |t| t.is_multiple_of(4).then(|| Promise { sparsity: curve(t, 0, 4, 5, 0.0, 0.9), replaces: true }),
+        event: |t| t.is_multiple_of(4).then(|| replaced(curve(t, 0, 4, 5, 0.0, 0.9))),
         random: false,
     },
     Row {
         table: "name = 'granet'\nsparsity = 0.85\ninitial_sparsity = 0.5\nstart_epoch = 0.5\nend_epoch = 3\nevery = 7\nreplace = 0.8",
         start: 0.5,
-        event: |t| {
-            (t >= 5 && (t - 5).is_multiple_of(7))
-                .then(|| Promise { sparsity: curve(t, 5, 7, 3, 0.5, 0.85), replaces: true })
-        },
+        event: |t| (t >= 5 && (t - 5).is_multiple_of(7)).then(|| replaced(curve(t, 5, 7, 3, 0.5, 0.85))),
         random: true,
     },
     Row {
         table: "name = 'granet'\ncompat = 'granet-cifar'\nsparsity = 0.9\nend_epoch = 2\nevery = 4",
         start: 0.0,
-        event: |t| {
-            t.is_multiple_of(4)
-                .then(|| Promise { sparsity: curve(t, 0, 4, 5, 0.0, 0.9).filter(|_| t < 20), replaces: true })
-        },
+        event: |t| t.is_multiple_of(4).then(|| replaced(curve(t, 0, 4, 5, 0.0, 0.9).filter(|_| t < 20))),
         random: false,
     },
     Row {
         table: "name = 'granet'\ncompat = 'granet-cifar'\nsparsity = 0.9\ninitial_sparsity = 0.5\nend_epoch = 3\nevery = 5",
         start: 0.5,
-        event: |t| {
-            t.is_multiple_of(5)
-                .then(|| Promise { sparsity: curve(t, 0, 5, 6, 0.5, 0.9).filter(|_| t < 30), replaces: true })
-        },
+        event: |t| t.is_multiple_of(5).then(|| replaced(curve(t, 0, 5, 6, 0.5, 0.9).filter(|_| t < 30))),
         random: true,
     },
     Row {
         table: "name = 'rigl'\nsparsity = 0.8\nevery = 6",
         start: 0.8,
-        event: |t| (t.is_multiple_of(6) && t < 30).then_some(REPLACED),
+        event: |t| (t.is_multiple_of(6) && t < 30).then(|| replaced(None)),
         random: true,
     },
     Row {
         table: "name = 'rigl'\nsparsity = 0.5\nallocation = 'uniform'\nevery = 3\nend_epoch = 4\ndrop = 0.6",
         start: 0.5,
-        event: |t| (t.is_multiple_of(3) && t < 40).then_some(REPLACED),
+        event: |t| (t.is_multiple_of(3) && t < 40).then(|| replaced(None)),
         random: true,
     },
     Row {
         table: "name = 'set'\nsparsity = 0.9\nevery = 10",
         start: 0.9,
-        event: |t| (t.is_multiple_of(10) && t < 40).then_some(REPLACED),
+        event: |t| (t.is_multiple_of(10) && t < 40).then(|| replaced(None)),
         random: true,
     },
     Row {
         table: "name = 'set'\nsparsity = 0.6\nallocation = 'uniform'\nevery = 1\ndrop = 0.9",
         start: 0.6,
-        event: |t| (t < 40).then_some(REPLACED),
+        event: |t| (t < 40).then(|| replaced(None)),
         random: true,
     },
     Row { table: "name = 'static'\nsparsity = 0.9", start: 0.9, event: |_| None, random: true },
     Row { table: "name = 'static'\nsparsity = 0.7\nallocation = 'uniform'", start: 0.7, event: |_| None, random: true },
 ];
 
-const REPLACED: Promise = Promise { sparsity: None, replaces: true };
-
 fn pruned(sparsity: f64) -> Promise {
-    Promise { sparsity: Some(sparsity), replaces: false }
+    Promise::prunes_to(sparsity)
+}
+
+/// Weights are replaced, after they were pruned where there is a sparsity.
+fn replaced(sparsity: Option<f64>) -> Promise {
+    sparsity.map_or_else(Promise::replaces, pruned).and_replaces()
 }
 
 /// The cubic curve from `s_i` to `s_f` in `n` steps, written apart from the crate's own.

@@ -14,9 +14,9 @@ pub fn short(number: f64) -> String {
     let scaled = prefixes.iter().find(|(size, _)| number.abs() >= *size);
     let (value, prefix) = scaled.map_or((number, ""), |(size, prefix)| (number / size, *prefix));
     let decimals = match value.abs() {
+        _ if prefix.is_empty() && value.fract() == 0.0 => 0,
         100.0.. => 0,
         10.0.. => 1,
-        _ if prefix.is_empty() && value.fract() == 0.0 => 0,
         _ => 2,
     };
     format!("{value:.decimals$}{prefix}")
@@ -60,8 +60,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let written = [0.0, 5.0, 0.5, 12.34, 999.0, 9_141_929.0, 40_551_040.0, 2.5e15, f64::NAN].map(short);
-        assert_eq!(written, ["0", "5", "0.50", "12.3", "999", "9.14 M", "40.6 M", "2.50 P", "–"]);
+        let written = [0.0, 5.0, 64.0, 0.5, 12.34, 999.0, 9_141_929.0, 40_551_040.0, 2.5e15, f64::NAN].map(short);
+        assert_eq!(written, ["0", "5", "64", "0.50", "12.3", "999", "9.14 M", "40.6 M", "2.50 P", "–"]);
         assert_eq!(count(268_336), "268\u{202f}336");
         assert_eq!([percent(0.8167), percent(f64::NAN)], ["81.67 %", "–"]);
         assert_eq!([4.25, 238.8, 3720.0].map(duration), ["4.2 s", "3 min 58 s", "1 h 02 min"]);

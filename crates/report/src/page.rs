@@ -21,6 +21,7 @@ pub fn page(entries: &[Entry], path: &Path) -> String {
     let title = title(entries);
     let comparisons = comparisons(entries);
     let configured = entries.iter().any(|entry| !entry.run.config.is_empty());
+    let files = files(entries, path);
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -40,7 +41,9 @@ pub fn page(entries: &[Entry], path: &Path) -> String {
                     nav {
                         @for section in &sections { a href={ "#" (section.id) } { (section.title) } }
                         @if !comparisons.is_empty() { a href="#seeds" { "Seeds" } }
+                        @if entries.iter().any(has_receipt) { a href="#receipt" { "Receipt" } }
                         @if configured { a href="#configuration" { "Configuration" } }
+                        @if !files.is_empty() { a href="#files" { "Files" } }
                     }
                     (runs(entries))
                     (notes(entries))
@@ -48,7 +51,7 @@ pub fn page(entries: &[Entry], path: &Path) -> String {
                     @if !comparisons.is_empty() { (seeds(&comparisons)) }
                     (receipts(entries))
                     @if configured { (configuration(entries)) }
-                    (files(entries, path))
+                    (linked(&files))
                     footer { "Made by bonsai report " (env!("CARGO_PKG_VERSION")) ". Epochs count from 1." }
                 }
             }
@@ -166,7 +169,7 @@ fn run(entry: &Entry, entries: &[Entry], pruned: bool) -> Markup {
     let under = baseline(entry, entries).filter(|_| !entry.is_dense()).and_then(|dense| {
         let points = dense.above(&entry.run)?;
         let other = if dense.seed == entry.run.seed() { "" } else { " (other seed)" };
-        Some(format!("{points:.2}{other}"))
+        Some(format!("{points:.2}{other}").replace('-', "−"))
     });
     let parameters = if summary.kept_parameters > 0 {
         summary.kept_parameters
@@ -293,10 +296,14 @@ pub(crate) fn seeds(comparisons: &[(Side, Side, Vec<Compared>)]) -> Markup {
     }
 }
 
+fn has_receipt(entry: &Entry) -> bool {
+    !entry.extras.receipt.rows.is_empty()
+}
+
 /// What each form of a network costs, where it was measured.
 fn receipts(entries: &[Entry]) -> Markup {
     let all: Vec<(String, &Receipt)> = (entries.iter())
-        .filter(|entry| !entry.extras.receipt.rows.is_empty())
+        .filter(|entry| has_receipt(entry))
         .map(|entry| (entry.name(), &entry.extras.receipt))
         .collect();
     html! {
@@ -307,10 +314,14 @@ fn receipts(entries: &[Entry]) -> Markup {
                 @for (name, receipt) in all {
                     h3 { (name) }
                     div.scroll { table {
-                        thead { tr { @for column in &receipt.columns { th { (column.replace('_', " ")) } } } }
-                        tbody { @for row in &receipt.rows { tr { @for text in row {
-                            @let number = text.parse::<f64>();
-                            @match number {
+                        @let rows = |place: usize| receipt.rows.iter().filter_map(move |row| row.get(place)).filter(|text| !text.is_empty());
+                        // A column that says nothing of this network is left out.
+                        @let columns: Vec<usize> = (0..receipt.columns.len()).filter(|place| rows(*place).next().is_some()).collect();
+                        thead { tr { @for &place in &columns {
+                            th.left[rows(place).any(|text| text.parse::<f64>().is_err())] { (receipt.columns[place].replace('_', " ")) }
+                        } } }
+                        tbody { @for row in &receipt.rows { tr { @for text in columns.iter().filter_map(|place| row.get(*place)) {
+                            @match text.parse::<f64>() {
                                 Ok(number) => { td { (short(number)) } }
                                 Err(_) => { td.left { (text) } }
                             }
@@ -378,9 +389,12 @@ fn value(value: &Option<String>) -> String {
     if fingerprint { format!("{}…", &value[..12]) } else { value.clone() }
 }
 
-/// Links to what the runs left, as long as the page stays beside them.
-fn files(entries: &[Entry], page: &Path) -> Markup {
-    let found: Vec<(String, Vec<(String, String)>)> = (entries.iter())
+/// Names of runs with links to their files, and the names of these.
+type Files = Vec<(String, Vec<(String, String)>)>;
+
+/// Finds what the runs left; the links hold as long as the page stays beside them.
+fn files(entries: &[Entry], page: &Path) -> Files {
+    (entries.iter())
         .filter_map(|entry| {
             let names = std::fs::read_dir(&entry.run.folder)
                 .ok()?
@@ -405,7 +419,10 @@ fn files(entries: &[Entry], page: &Path) -> Markup {
                 names.into_iter().filter_map(|name| Some((relative(page, &entry.run.folder.join(&name))?, name)));
             Some((entry.name(), links.collect::<Vec<_>>())).filter(|(_, links)| !links.is_empty())
         })
-        .collect();
+        .collect()
+}
+
+fn linked(found: &Files) -> Markup {
     html! {
         @if !found.is_empty() {
             section #files {

@@ -7,12 +7,44 @@ use crate::network::{RUN, graph};
 use crate::training::{Training, least, promised_count, train};
 
 /// What an event is expected to do.
+///
+/// # Example
+///
+/// ```
+/// use bonsai_testkit::Promise;
+///
+/// let promise = Promise::prunes_to(0.9).and_replaces();
+/// assert_eq!((promise.sparsity, promise.replaces), (Some(0.9), true));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Promise {
     /// The sparsity after the event, if it prunes; 0 for an event that restores everything.
     pub sparsity: Option<f64>,
     /// Whether it replaces weights.
     pub replaces: bool,
+}
+
+impl Promise {
+    /// The event leaves this sparsity.
+    pub fn prunes_to(sparsity: f64) -> Self {
+        Self { sparsity: Some(sparsity), ..Self::default() }
+    }
+
+    /// The event brings every weight back.
+    pub fn restores() -> Self {
+        Self::prunes_to(0.0)
+    }
+
+    /// The event replaces weights and leaves every layer's count as it was.
+    pub fn replaces() -> Self {
+        Self::default().and_replaces()
+    }
+
+    /// The event also replaces weights.
+    pub fn and_replaces(self) -> Self {
+        Self { replaces: true, ..self }
+    }
 }
 
 /// A floor and the layers that are left out.

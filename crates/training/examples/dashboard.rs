@@ -5,7 +5,7 @@
 //! cargo run --release -p bonsai-training --example dashboard -- --plain  # plain lines
 //! ```
 //!
-//! It takes about 15 seconds, or as many as another argument says. Ctrl-C, and `q` followed by `s` or `k`, stop it
+//! It takes about 15 seconds, or as many as another argument says. Ctrl-C, and `q` twice, stop it
 //! after a step; a second Ctrl-C ends it at once.
 
 use std::process::exit;

@@ -26,9 +26,8 @@ impl Trainee {
                 gradients.insert(name, gradient + parameters::to_device(penalty, &device));
             }
         };
-        let (paths, mut groups): (Vec<String>, Vec<GroupScales>) = (self.scales().into_iter())
-            .map(|(group, path, scales)| (path, GroupScales { gradient: vec![0.0; scales.len()], group, scales }))
-            .unzip();
+        let (paths, mut groups): (Vec<String>, Vec<GroupScales>) =
+            (self.scales().into_iter()).map(|(group, path, scales)| (path, GroupScales::new(group, scales))).unzip();
         if !groups.is_empty() {
             self.engine.penalty(clock, &mut groups);
         }

@@ -1,14 +1,15 @@
-//! Shows a training while it runs: burn-train's terminal view where a person looks on, plain lines elsewhere.
+//! Shows a training while it runs: curves and layers where a person looks on, plain lines elsewhere.
 //!
 //! Neither view may end a training: what cannot be written is dropped, and every way in which the terminal view can
-//! be left (`q`, Ctrl-C, its "kill") only raises the shared flag on which the loop stops after its step.
+//! be left (`q` twice, Ctrl-C) only raises the shared flag on which the loop stops after its step.
 
-mod entries;
+mod curve;
 mod layers;
 mod plain;
 mod terminal;
 mod text;
 mod tui;
+mod view;
 
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub enum View {
 impl View {
     /// Decides for this process's terminal: the result is never [`View::Auto`].
     pub fn resolved(self) -> Self {
-        let interactive = stdin().is_terminal() && stdout().is_terminal() && !tui::was_killed();
+        let interactive = stdin().is_terminal() && stdout().is_terminal();
         if self != Self::Plain && interactive { Self::Tui } else { Self::Plain }
     }
 }
@@ -103,13 +104,13 @@ impl Dashboard {
     /// Opens a view of the training that `plan` describes; whoever looks on may stop it through `stop`.
     pub fn new(view: View, plan: &Plan, stop: Arc<AtomicBool>) -> Self {
         let resolved = view.resolved();
-        let tui = (resolved == View::Tui).then(|| Tui::open(plan, stop));
+        let tui = (resolved == View::Tui).then(|| Tui::open(plan, stop).ok()).flatten();
         let mut dashboard =
             Self { plain: Plain::new(plan), tui, started: Instant::now(), notes: Vec::new(), last_epoch: None };
         if dashboard.tui.is_none() {
             print(&plain::header(plan));
         }
-        if view == View::Tui && resolved == View::Plain {
+        if view == View::Tui && dashboard.tui.is_none() {
             dashboard.note("The terminal view needs a terminal for input and output: plain lines instead.");
         }
         dashboard
@@ -159,16 +160,15 @@ impl Dashboard {
         }
     }
 
-    /// Updates the terminal view if it is open, and leaves it if that is what its user chose; prints `line` otherwise.
+    /// Updates the terminal view if it is open; prints `line` otherwise.
     fn show(&mut self, update: impl FnOnce(&mut Tui), line: Option<&str>) {
-        if let Some(tui) = &mut self.tui {
-            update(tui);
-            if tui.is_closed() {
-                self.tui = None;
-                self.print_kept();
-            }
-        } else if let Some(line) = line {
-            print(line);
+        if self.tui.as_ref().is_some_and(Tui::is_over) {
+            self.finish();
+        }
+        match (&mut self.tui, line) {
+            (Some(tui), _) => update(tui),
+            (None, Some(line)) => print(line),
+            (None, None) => (),
         }
     }
 
@@ -188,7 +188,7 @@ impl Drop for Dashboard {
 
 /// Says something from any thread, such as the handler of Ctrl-C: over the terminal view, on standard error without it.
 pub fn announce(text: &str) {
-    if !terminal::overlay(text) {
+    if !terminal::say(text) {
         let _ = writeln!(stderr(), "{text}");
     }
 }

@@ -98,18 +98,10 @@ impl Run<'_> {
             best_epoch: self.at.best.map(|best| best.epoch),
             best_valid_accuracy: self.at.best.map(|best| best.accuracy),
             best_test_accuracy: best_tested.map(|totals| totals.accuracy()),
-            target_sparsity: match engine.scheduler().removes() {
-                // A narrow network that is trained from scratch removes no weights.
-                Removes::Weights if self.parts.trainee.architecture().kept.is_empty() => {
-                    Some(engine.scheduler().target())
-                }
-                Removes::Weights
-                | Removes::Channels
-                | Removes::Scaled
-                | Removes::Masked
-                | Removes::MaskedByScale
-                | Removes::Gated => None,
-            },
+            // A narrow network that is trained from scratch removes no weights.
+            target_sparsity: (engine.scheduler().removes() == Removes::Weights
+                && self.parts.trainee.architecture().kept.is_empty())
+            .then(|| engine.scheduler().target()),
             target_macs: engine.scheduler().target_macs(),
             sparsity: engine.sparsity(),
             kept: engine.kept(),

@@ -55,7 +55,7 @@ pub fn gates(network: &Network, loader: &Loader) -> Vec<GateMeans> {
         }
     }
     let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / count as f64) as f32).collect();
-    sums.into_iter().map(|[open, probability]| GateMeans { open: mean(open), probability: mean(probability) }).collect()
+    sums.into_iter().map(|[open, probability]| GateMeans::new(mean(open), mean(probability))).collect()
 }
 
 /// Makes the loader of an evaluation: in order, not augmented.

@@ -13,6 +13,8 @@ pub struct Turnover<'a> {
     pub title: &'a str,
     /// When, how many were grown, how many were removed.
     pub events: Vec<(f64, u64, u64)>,
+    /// How long the run was.
+    pub end: f64,
     /// Class of the colour.
     pub class: String,
 }
@@ -23,7 +25,7 @@ impl Turnover<'_> {
         let moved = self.events.iter().any(|(_, grown, pruned)| grown + pruned > 0);
         let values = self.events.iter().flat_map(|&(_, grown, pruned)| [grown as f64, -(pruned as f64)]).chain([0.0]);
         let up = Scale::over(values, Unit::Short).filter(|_| moved)?.rounded();
-        let last = self.events.last().map_or(1.0, |event| event.0);
+        let last = self.events.last().map_or(1.0, |event| event.0).max(self.end);
         let across = Scale::over([0.0, last.max(1.0)], Unit::Whole)?;
         let (top, bottom, left, right) = (26.0, HEIGHT - 36.0, up.label_width().max(26.0), WIDTH - 54.0);
         let (up, across) = (up.between(bottom, top), across.between(left, right));

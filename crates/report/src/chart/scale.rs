@@ -54,6 +54,13 @@ impl Scale {
         self
     }
 
+    /// Widens the span by this share of it on either side, so that nothing lies on its edges.
+    pub fn with_room(mut self, share: f64) -> Self {
+        let room = share * (self.high - self.low);
+        (self.low, self.high) = (self.low - room, self.high + room);
+        self
+    }
+
     /// Widens the span to whole steps.
     pub fn rounded(mut self) -> Self {
         self.low = (self.low / self.step + 1e-9).floor() * self.step;
@@ -86,7 +93,7 @@ impl Scale {
         match self.unit {
             Unit::Number | Unit::Whole => {
                 let decimals = (-self.step.log10() - 1e-9).ceil().clamp(0.0, 6.0) as usize;
-                format!("{:.decimals$}", if tick == 0.0 { 0.0 } else { tick })
+                format!("{:.decimals$}", if tick == 0.0 { 0.0 } else { tick }).replace('-', "−")
             }
             Unit::Short => {
                 let text = short(tick);
@@ -94,7 +101,11 @@ impl Scale {
                     text.split_once(' ').map_or((text.as_str(), ""), |(number, prefix)| (number, prefix));
                 let number =
                     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number };
-                if prefix.is_empty() { number.to_string() } else { format!("{number} {prefix}") }
+                if prefix.is_empty() {
+                    number.replace('-', "−")
+                } else {
+                    format!("{} {prefix}", number.replace('-', "−"))
+                }
             }
         }
     }
@@ -138,7 +149,7 @@ mod tests {
         assert_eq!(labels([0.0, 1.0], Unit::Number), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(labels([1.0, 3.0], Unit::Whole), ["1", "2", "3"]);
         assert_eq!(labels([0.0, 4.1e7], Unit::Short), ["0", "10 M", "20 M", "30 M", "40 M"]);
-        assert_eq!(labels([-0.3, 0.3], Unit::Number), ["-0.2", "0.0", "0.2"]);
+        assert_eq!(labels([-0.3, 0.3], Unit::Number), ["−0.2", "0.0", "0.2"]);
     }
 
     #[test]

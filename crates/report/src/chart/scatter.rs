@@ -37,7 +37,7 @@ impl Scatter<'_> {
     pub fn draw(&self) -> Option<Picture> {
         let points: Vec<&Point> =
             self.points.iter().filter(|point| point.cost.is_finite() && point.gain.is_finite()).collect();
-        let up = Scale::over(points.iter().map(|point| point.gain), Unit::Number)?.rounded();
+        let up = Scale::over(points.iter().map(|point| point.gain), Unit::Number)?.with_room(0.05).rounded();
         let across = Scale::over(points.iter().map(|point| point.cost).chain([0.0]), Unit::Short)?.rounded();
         let (top, bottom, left, right) = (26.0, HEIGHT - 36.0, up.label_width().max(26.0), WIDTH - 22.0);
         let (up, across) = (up.between(bottom, top), across.between(left, right));
@@ -54,6 +54,12 @@ impl Scatter<'_> {
         // A label takes the first place at which it covers neither another one nor a point.
         let spots: Vec<(f64, f64)> = points.iter().map(|point| (across.at(point.cost), up.at(point.gain))).collect();
         let mut taken: Vec<[f64; 4]> = spots.iter().map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0]).collect();
+        // Nor the dashed line.
+        for pair in corners.windows(2) {
+            let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+            taken.push([x0, y0 - 1.0, x1, y0 + 1.0]);
+            taken.push([x1 - 1.0, y1.min(y0), x1 + 1.0, y1.max(y0)]);
+        }
         for (point, &(x, y)) in points.iter().zip(&spots) {
             let mark = if point.counts { "fill" } else { "open" };
             canvas.circle((x, y), 4.0, &format!("{mark} {}", point.class), &point.title);

@@ -113,7 +113,8 @@ pub fn turnover(section: &mut Section, entries: &[Entry]) {
         let events = entry.run.events.iter().filter(|event| event.iteration > 0);
         let events = events.map(|event| (event.iteration as f64 / per_epoch, event.grown, event.pruned)).collect();
         let title = entry.title("births and deaths");
-        let chart = Turnover { title: &title, events, class: class(entry.group) };
+        let end = entry.run.epochs.last().map_or(0.0, |row| (row.epoch + 1) as f64);
+        let chart = Turnover { title: &title, events, end, class: class(entry.group) };
         section.add(format!("turnover-{}", slug(&entry.name())), chart.draw());
     }
 }

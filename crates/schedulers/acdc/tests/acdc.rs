@@ -16,8 +16,8 @@ fn contract(keys: &str) -> Contract {
 fn it_keeps_the_contract() {
     // 10 iterations an epoch: compressed from 10, 20 and 30 to the end, dense from 15 and 25.
     let events = |t| match t {
-        10 | 20 | 30 => Some(Promise { sparsity: Some(0.9), replaces: false }),
-        15 | 25 => Some(Promise { sparsity: Some(0.0), replaces: false }),
+        10 | 20 | 30 => Some(Promise::prunes_to(0.9)),
+        15 | 25 => Some(Promise::restores()),
         _ => None,
     };
     contract(KEYS).events(events).check();

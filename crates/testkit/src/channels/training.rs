@@ -40,8 +40,9 @@ impl Training {
         let clock = Clock { iteration: self.done, horizon: RUN, lr: 0.1 };
         let scaled = self.engine.scales().into_iter().map(|(name, _)| {
             let (group, units, scales) = self.left.iter().find(|(group, ..)| *group == name).unwrap();
-            let gradient = units.iter().map(|unit| noise(self.done, &name, *unit) / 10.0).collect();
-            GroupScales { group: group.clone(), scales: scales.clone(), gradient }
+            let mut group = GroupScales::new(group, scales.clone());
+            group.gradient = units.iter().map(|unit| noise(self.done, &name, *unit) / 10.0).collect();
+            group
         });
         let mut groups: Vec<GroupScales> = scaled.collect();
         self.engine.penalty(&clock, &mut groups);
@@ -65,7 +66,7 @@ impl Training {
             let units = |name: &str| &self.left.iter().find(|(group, ..)| group == name).unwrap().1;
             let means = |name: &String| {
                 let open: Vec<f32> = units(name).iter().map(|unit| noise(0, name, *unit) / 2.0 + 0.5).collect();
-                GateMeans { probability: open.clone(), open }
+                GateMeans::new(open.clone(), open)
             };
             let means: Vec<GateMeans> = self.engine.graph().gates.iter().map(means).collect();
             self.engine.see_gates(&means);

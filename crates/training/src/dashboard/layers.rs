@@ -1,24 +1,26 @@
-//! Writes the sparsity of every layer as a block of text, for a pane that offers wrapped words only.
-//!
-//! burn-train's text pane drops line breaks and wraps at spaces. A row of the block is therefore one word, made with
-//! no-break spaces and one character narrower than the pane, so that each row wraps onto a line of its own.
+//! Writes the layers of a network as a table of bars: what each keeps, and what the last event brought and took.
 
-use super::text::{percent, plural, short_count};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
 
-const SPACE: char = '\u{a0}';
-const BAR: usize = 10;
+use super::text::{percent, short_count};
+
+/// Eighths of a character, from the left and from below.
+const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Characters between two columns of layers.
 const GAP: usize = 2;
-/// Percentage ("100.0%") and the space before it.
-const PERCENT: usize = 7;
-/// Bar and short count, each with the space before it.
-const BAR_AND_COUNT: usize = BAR + 1 + 6;
 /// A name is cut to no less than this.
-const NAME: usize = 11;
-/// What the pane writes before the first row: " Train ".
-const PREFIX: usize = 7;
+const NAME: usize = 8;
+/// Percentage, count, births and deaths, each with the space before it.
+const PERCENT: usize = 7;
+const COUNT: usize = 6;
+const CHANGES: usize = 14;
+/// Bars are no shorter and no longer than this, with the space before them.
+const BAR: std::ops::RangeInclusive<usize> = 7..=25;
 
 /// The state of one layer's mask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerState {
     /// The path of the weight.
     pub name: String,
@@ -26,64 +28,134 @@ pub struct LayerState {
     pub weights: u64,
     /// Weights that are kept.
     pub kept: u64,
+    /// Weights that the last event grew.
+    pub grown: u64,
+    /// Weights that the last event removed.
+    pub pruned: u64,
 }
 
 impl LayerState {
-    fn sparsity(&self) -> f64 {
-        1.0 - self.kept as f64 / self.weights.max(1) as f64
+    fn share(&self) -> f64 {
+        self.kept as f64 / self.weights.max(1) as f64
     }
 }
 
-/// Writes `layers`, below what happened to them last, for a pane of `width` characters and about `height` lines.
+/// What a column of layers shows, by what there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    /// A bar, counts, births and deaths.
+    Changes,
+    /// A bar and counts.
+    Counts,
+    /// A bar.
+    Bar,
+    /// A bar of one character.
+    Mark,
+}
+
+impl Detail {
+    const ALL: [Self; 4] = [Self::Changes, Self::Counts, Self::Bar, Self::Mark];
+
+    /// The characters that a layer takes beside its name, with the shortest bar.
+    fn width(self) -> usize {
+        match self {
+            Self::Changes => BAR.start() + PERCENT + COUNT + CHANGES,
+            Self::Counts => BAR.start() + PERCENT + COUNT,
+            Self::Bar => BAR.start() + PERCENT,
+            Self::Mark => 2 + PERCENT,
+        }
+    }
+}
+
+/// Lays layers out in `width` by `height` characters, the first `skip` left out, down the first column before the second;
+/// returns the lines and how many layers are shown.
 ///
-/// Bars and counts are left out where only that makes all layers fit; layers that still do not fit are counted.
-pub fn block(layers: &[LayerState], event: Option<&str>, width: usize, height: usize) -> String {
-    let width = width.saturating_sub(1).max(PREFIX + 1);
-    let (kept, weights) = layers.iter().fold((0, 0), |sum, layer| (sum.0 + layer.kept, sum.1 + layer.weights));
-    let total = format!("{} of {} weights kept", short_count(kept), short_count(weights));
-    let mut rows = vec![sentence(&total, width - PREFIX)];
-    rows.extend(event.map(|event| sentence(event, width)));
+/// As few columns are taken as show all layers, with as much about each as these leave room for.
+pub fn table(layers: &[LayerState], skip: usize, width: usize, height: usize) -> (Vec<Line<'static>>, usize) {
+    let layers = &layers[skip.min(layers.len())..];
+    let rows = height.saturating_sub(1).max(1);
+    let longest = layers.iter().map(|layer| short_name(&layer.name).chars().count()).max().unwrap_or(0);
+    let most = ((width + GAP) / (NAME + Detail::Mark.width() + GAP)).max(1);
+    let columns = layers.len().div_ceil(rows).clamp(1, most);
+    let cell = (width - (GAP * (columns - 1)).min(width)) / columns;
+    let fits = |detail: &Detail| longest.clamp(NAME, 20) + detail.width() <= cell;
+    let detail = Detail::ALL.into_iter().find(fits).unwrap_or(Detail::Mark);
+    let shown = layers.len().min(rows * columns);
+    // Filled evenly, so that no column is left short.
+    let rows = shown.div_ceil(columns).max(1);
+    let name = longest.max(NAME).min(cell.saturating_sub(detail.width()));
+    let bar = (cell.saturating_sub(name + detail.width()) + BAR.start()).min(*BAR.end());
+    let join = |cells: Vec<Line<'static>>| {
+        let mut spans = Vec::new();
+        for cell in cells {
+            if !spans.is_empty() {
+                spans.push(Span::raw(" ".repeat(GAP)));
+            }
+            spans.extend(cell.spans);
+        }
+        Line::from(spans)
+    };
+    let used = shown.div_ceil(rows);
+    let mut lines = vec![join((0..used).map(|_| header(detail, name, bar)).collect())];
+    lines.extend((0..rows).map(|row| {
+        let cells = layers[..shown].iter().skip(row).step_by(rows);
+        join(cells.map(|layer| line(layer, detail, name, bar)).collect())
+    }));
+    (lines, shown)
+}
 
-    let lines = height.saturating_sub(rows.len());
-    let roomy = table(layers, width, true);
-    let table = if roomy.len() <= lines { roomy } else { table(layers, width, false) };
-    if table.len() <= lines {
-        rows.extend(table);
+fn header(detail: Detail, name: usize, bar: usize) -> Line<'static> {
+    let text = match detail {
+        Detail::Changes => format!(
+            "{:name$} {:bar$}{:>COUNT$}{:>7}{:>7}",
+            "layer",
+            "kept",
+            "",
+            "grown",
+            "pruned",
+            bar = bar - 1 + PERCENT
+        ),
+        Detail::Counts => format!("{:name$} {:bar$}{:>COUNT$}", "layer", "kept", "", bar = bar - 1 + PERCENT),
+        Detail::Bar => format!("{:name$} {:bar$}", "layer", "kept", bar = bar - 1 + PERCENT),
+        Detail::Mark => format!("{:name$} {:>8}", "layer", "kept"),
+    };
+    Line::from(text.dim())
+}
+
+fn line(layer: &LayerState, detail: Detail, name: usize, bar: usize) -> Line<'static> {
+    let ink = if layer.kept == 0 { Color::Red } else { Color::Green };
+    let mut spans = vec![Span::raw(pad(&short_name(&layer.name), name)), Span::raw(" ")];
+    if detail == Detail::Mark {
+        let eighths = ((layer.share() * 8.0).ceil() as usize).clamp(1, 8);
+        spans.push(Span::styled(if layer.kept == 0 { ' ' } else { HEIGHTS[eighths - 1] }.to_string(), ink));
     } else {
-        let shown = lines.saturating_sub(1);
-        let columns = layers.len().div_ceil(table.len());
-        rows.extend(table.into_iter().take(shown));
-        let hidden = (layers.len() - (shown * columns).min(layers.len())) as u64;
-        rows.push(sentence(&format!("and {}: see layers.csv", plural(hidden, "layer more", "layers more")), width));
+        spans.extend(filled(layer.share(), bar - 1, ink));
     }
-    rows.join(" ")
+    spans.push(Span::raw(format!("{:>PERCENT$}", format!("{}%", percent(layer.share())))));
+    if matches!(detail, Detail::Changes | Detail::Counts) {
+        spans.push(Span::raw(format!("{:>COUNT$}", short_count(layer.kept))));
+    }
+    if detail == Detail::Changes {
+        let change = |sign: char, number: u64, color: Color| {
+            let text = if number == 0 { String::new() } else { format!("{sign}{}", short_count(number)) };
+            Span::styled(format!("{text:>7}"), color)
+        };
+        spans.extend([change('+', layer.grown, Color::Green), change('−', layer.pruned, Color::Red)]);
+    }
+    Line::from(spans)
 }
 
-/// Lays the layers out in as many columns as `width` allows, down the first column before the second.
-fn table(layers: &[LayerState], width: usize, bars: bool) -> Vec<String> {
-    let least = NAME + PERCENT + if bars { BAR_AND_COUNT } else { 0 };
-    let columns = ((width + GAP) / (least + GAP)).max(1);
-    let cell_width = (width - GAP * (columns - 1)) / columns;
-    let height = layers.len().div_ceil(columns);
-    (0..height)
-        .map(|row| {
-            let cells: Vec<String> =
-                layers.iter().skip(row).step_by(height).map(|layer| cell(layer, cell_width, bars)).collect();
-            pad(&cells.join(&" ".repeat(GAP)), width)
-        })
-        .collect()
-}
-
-fn cell(layer: &LayerState, width: usize, bars: bool) -> String {
-    let percentage = format!("{}%", percent(layer.sparsity()));
-    let name = short_name(&layer.name);
-    if !bars {
-        return format!("{} {percentage:>6}", pad(&name, width.saturating_sub(PERCENT)));
+/// A bar of which a share is filled, to an eighth of a character.
+fn filled(share: f64, width: usize, ink: Color) -> [Span<'static>; 2] {
+    let eighths = (share.clamp(0.0, 1.0) * 8.0 * width as f64).round() as usize;
+    // What is kept can be seen, however little.
+    let eighths = if share > 0.0 { eighths.max(1) } else { 0 };
+    let mut text = "█".repeat(eighths / 8);
+    if eighths % 8 > 0 {
+        text.push(EIGHTHS[eighths % 8 - 1]);
     }
-    let filled = (layer.sparsity() * BAR as f64).round() as usize;
-    let bar: String = (0..BAR).map(|index| if index < filled { '█' } else { '░' }).collect();
-    let name = pad(&name, width.saturating_sub(PERCENT + BAR_AND_COUNT));
-    format!("{name} {bar} {percentage:>6} {:>5}", short_count(layer.kept))
+    let rest = "·".repeat(width - text.chars().count());
+    [Span::styled(text, ink), Span::styled(rest, Style::new().dim())]
 }
 
 /// Shortens a path: `blocks.0.conv1.weight` to `b0.conv1`.
@@ -104,24 +176,13 @@ fn short_name(path: &str) -> String {
     name
 }
 
-/// Brings a name or a row to `width` characters: padded at its end, or cut at its start, where names differ least.
+/// Brings a name to `width` characters: padded at its end, or cut at its start, where names differ least.
 fn pad(text: &str, width: usize) -> String {
     let length = text.chars().count();
-    let text: String = if length <= width {
-        format!("{text:width$}")
-    } else {
-        "…".chars().chain(text.chars().skip(length + 1 - width)).take(width).collect()
-    };
-    unbroken(&text)
-}
-
-/// Brings a sentence to `width` characters: padded or cut at its end.
-fn sentence(text: &str, width: usize) -> String {
-    unbroken(&format!("{text:width$.width$}"))
-}
-
-fn unbroken(text: &str) -> String {
-    text.replace(' ', &SPACE.to_string())
+    if length <= width {
+        return format!("{text:width$}");
+    }
+    "…".chars().chain(text.chars().skip(length + 1 - width)).take(width).collect()
 }
 
 #[cfg(test)]
@@ -129,69 +190,94 @@ mod tests {
     use super::*;
 
     fn layers(number: usize) -> Vec<LayerState> {
-        (0..number)
-            .map(|index| LayerState {
-                name: format!("blocks.{index}.conv1.weight"),
-                weights: 2304,
-                kept: 2304 - 230 * index as u64,
-            })
-            .collect()
+        let layer = |index: usize| LayerState {
+            name: format!("blocks.{index}.conv1.weight"),
+            weights: 2304,
+            kept: 2304 - 230 * index as u64,
+            grown: if index == 1 { 12 } else { 0 },
+            pruned: 1200 * (index as u64 % 2),
+        };
+        (0..number).map(layer).collect()
     }
 
-    fn lines(block: &str) -> Vec<String> {
-        block.split(' ').map(|row| row.replace(SPACE, " ").trim_end().to_owned()).collect()
+    fn lines(number: usize, width: usize, height: usize) -> Vec<String> {
+        let (lines, _) = table(&layers(number), 0, width, height);
+        lines.iter().map(|line| line.to_string().trim_end().to_string()).collect()
     }
 
     #[test]
-    fn a_wide_pane_shows_names_bars_shares_and_counts() {
+    fn a_wide_pane_shows_bars_shares_counts_births_and_deaths() {
         assert_eq!(
-            lines(&block(&layers(3), None, 43, 20)),
+            lines(3, 50, 20),
             [
-                "6.22k of 6.91k weights kept",
-                "b0.conv1           ░░░░░░░░░░   0.0% 2.30k",
-                "b1.conv1           █░░░░░░░░░  10.0% 2.07k",
-                "b2.conv1           ██░░░░░░░░  20.0% 1.84k",
+                "layer    kept                         grown pruned",
+                "b0.conv1 ██████████████ 100.0% 2.30k",
+                "b1.conv1 ████████████▋·  90.0% 2.07k    +12 −1.20k",
+                "b2.conv1 ███████████▎··  80.0% 1.84k",
             ]
         );
     }
 
     #[test]
-    fn bars_give_way_where_the_layers_would_not_fit() {
+    fn layers_that_do_not_fit_below_each_other_stand_beside_each_other() {
         assert_eq!(
-            lines(&block(&layers(5), Some("at 440: 230 pruned"), 43, 5)),
+            lines(5, 60, 4),
             [
-                "9.22k of 11.5k weights kept",
-                "at 440: 230 pruned",
-                "b0.conv1        0.0%  b3.conv1       29.9%",
-                "b1.conv1       10.0%  b4.conv1       39.9%",
-                "b2.conv1       20.0%",
+                "layer    kept                  layer    kept",
+                "b0.conv1 ███████ 100.0% 2.30k  b3.conv1 ████▉··  70.1% 1.61k",
+                "b1.conv1 ██████▎  90.0% 2.07k  b4.conv1 ████▎··  60.1% 1.38k",
+                "b2.conv1 █████▋·  80.0% 1.84k",
+            ]
+        );
+        assert_eq!(
+            lines(9, 36, 6),
+            [
+                "layer        kept  layer        kept",
+                "b0.conv1 █ 100.0%  b5.conv1 ▅  50.1%",
+                "b1.conv1 █  90.0%  b6.conv1 ▄  40.1%",
+                "b2.conv1 ▇  80.0%  b7.conv1 ▃  30.1%",
+                "b3.conv1 ▆  70.1%  b8.conv1 ▂  20.1%",
+                "b4.conv1 ▅  60.1%",
             ]
         );
     }
 
     #[test]
-    fn layers_without_room_are_counted() {
-        let text = block(&layers(9), None, 43, 4);
-        assert_eq!(lines(&text)[3], "and 5 layers more: see layers.csv");
-        assert_eq!(lines(&text).len(), 4);
+    fn what_does_not_fit_at_all_is_counted_and_can_be_skipped_to() {
+        let (_, shown) = table(&layers(9), 0, 36, 3);
+        assert_eq!(shown, 4);
+        let (rest, shown) = table(&layers(9), 7, 36, 3);
+        assert_eq!(
+            (shown, rest[1].to_string().split_whitespace().next().map(String::from)),
+            (2, Some("b7.conv1".into()))
+        );
     }
 
     #[test]
-    fn every_row_is_one_character_narrower_than_the_pane() {
-        for width in [28, 43, 74, 120] {
-            for row in block(&layers(9), Some("event"), width, 30).split(' ').skip(1) {
-                assert_eq!(row.chars().count(), width - 1, "{row}");
+    fn no_size_is_too_small_and_no_line_too_long() {
+        for width in 0..90 {
+            for height in 0..12 {
+                let (lines, _) = table(&layers(9), 0, width, height);
+                if width >= NAME + Detail::Mark.width() {
+                    assert!(lines.iter().all(|line| line.width() <= width), "{width} by {height}");
+                }
             }
         }
-        for width in 0..20 {
-            let _ = block(&layers(9), Some("event"), width, width);
-        }
-        let _ = block(&[], None, 43, 20);
+        assert_eq!(table(&[], 0, 40, 10).1, 0);
+    }
+
+    #[test]
+    fn a_layer_that_keeps_nothing_has_no_bar_and_one_that_keeps_little_has_some() {
+        let bar = |share| filled(share, 4, Color::Green).map(|span| span.content.into_owned());
+        assert_eq!(bar(0.0), ["".to_string(), "····".to_string()]);
+        assert_eq!(bar(0.001), ["▏".to_string(), "···".to_string()]);
+        assert_eq!(bar(1.0), ["████".to_string(), "".to_string()]);
     }
 
     #[test]
     fn names_keep_what_tells_layers_apart() {
         let names = ["conv.weight", "stages.1.blocks.0.conv1.weight", "fc", "0.weight", "features.3.weight"];
         assert_eq!(names.map(short_name), ["conv", "s1.b0.conv1", "fc", "0", "f3"]);
+        assert_eq!(pad("s1.b0.conv1", 8), "…0.conv1");
     }
 }

@@ -171,7 +171,7 @@ impl Events {
 }
 
 /// A running mean.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mean {
     sum: f64,
     number: f64,

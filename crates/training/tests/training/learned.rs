@@ -256,7 +256,7 @@ fn gates_that_agree_leave_the_same_network_without_them() {
         .map(|name| {
             let units = trainee.engine.groups().find(|(group, _)| group.name == *name).unwrap().0.units;
             let open: Vec<f32> = (0..units).map(|unit| if unit.is_multiple_of(3) { 0.0 } else { 1.0 }).collect();
-            GateMeans { probability: open.clone(), open }
+            GateMeans::new(open.clone(), open)
         })
         .collect();
     assert_eq!(means.len(), 9);
