@@ -4,13 +4,14 @@
     python3 experiments/bench/gpu.py --networks resnet20 --batches 128 --steps 20
 
 Ours runs on wgpu, and on CUDA where there is an NVIDIA driver (which builds a second binary); both also with burn's own
-convolutions (BONSAI_KERNELS=burn). PyTorch runs eagerly in f32, with channels_last and autocast to bf16, and compiled. Each
-configuration is a process of its own that takes whole training steps between two synchronisations of the device; medians
-after a warm-up. Rows go to experiments/results/bench-gpu.csv, under the name of the adapter, and the kernels of our steps,
-their number and time, to bench-gpu-kernels.csv. Ours is f32 only: bonsai has no mixed precision on GPUs yet.
+operations in place of our overrides (BONSAI_KERNELS=burn), and in f16 where the binary and the adapter have it. PyTorch runs
+eagerly in f32, with channels_last and autocast to bf16, and compiled. Each configuration is a process of its own that takes
+whole training steps between two synchronisations of the device; medians after a warm-up, in which kernels are compiled and
+tuned. Rows go to experiments/results/bench-gpu.csv, under the name of the adapter, and the kernels of our steps, their number
+and time, to bench-gpu-kernels.csv. What cannot be measured is left out with a sentence that says why.
 
-Without a GPU this says so, and compares our convolutions with burn's own on Mesa's software adapter with a small batch:
-these figures say nothing about any GPU.
+Without a GPU this says so, and compares our overrides with burn's own operations on Mesa's software adapter with a small
+batch, for as long as --minutes allows: these figures say nothing about any GPU.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import results
 
@@ -34,7 +36,9 @@ STEP_COLUMNS = KEY + ("milliseconds", "images_per_second", "launches", "reads", 
                       "torch")
 KERNEL_COLUMNS = KEY + ("kernel", "launches", "milliseconds", "date", "revision")
 # What a software adapter takes a few minutes for.
-SMALL = {"resnet20": (8,)}
+SMALL, FEW_STEPS = {"resnet20": (8,)}, 3
+# Minutes after which a process on a GPU hangs: the first one tunes every shape of a large network.
+PATIENCE = 20
 
 
 def main():
@@ -45,7 +49,10 @@ def main():
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed in each process; by default 30")
     parser.add_argument("--torch", type=pathlib.Path, default=pathlib.Path(sys.executable), metavar="PYTHON",
                         help="a Python that may have PyTorch for this GPU; by default this one")
+    parser.add_argument("--minutes", type=float, default=6, metavar="N",
+                        help="for all that is measured on a software adapter, where there is no GPU; by default 6")
     args = parser.parse_args()
+    began = time.monotonic()
 
     binary = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release" / "bonsai"
     if not binary.is_file():
@@ -56,8 +63,9 @@ def main():
         print("There is no GPU here, so nothing of bonsai on GPUs is measured.")
         if software is None:
             sys.exit("Nor is there a software adapter (Debian: apt-get install mesa-vulkan-drivers libvulkan1).")
-        print(f"Our convolutions beside burn's own, on {software}, whose figures say nothing about any GPU:", flush=True)
-        measure(ours(binary, "wgpu", min(args.steps, 5)), SMALL)
+        print(f"Our overrides beside burn's own operations, on {software}, whose figures say nothing about any GPU:", flush=True)
+        measure(ours(binary, "wgpu", min(args.steps, FEW_STEPS)), SMALL, until=began + 60 * args.minutes)
+        print(f"Written to {results.FOLDER.relative_to(ROOT)}/bench-gpu*.csv.")
         return
     batches = {network: args.batches or NETWORKS[network] for network in args.networks}
     print(f"On {found}:", flush=True)
@@ -74,6 +82,7 @@ def main():
         print(f"{args.torch} has no PyTorch for this GPU, so it is left out.")
     else:
         measure(theirs(args.torch, args.steps), batches)
+    print(f"Written to {results.FOLDER.relative_to(ROOT)}/bench-gpu*.csv.")
 
 
 def probe(binary, device):
@@ -86,11 +95,19 @@ def probe(binary, device):
 
 def ours(binary, device, steps):
     """Returns our settings by name: a command for a network and a batch, and the environment that it runs in."""
-    def command(network, batch):
-        return [binary, "bench", EXPERIMENT, "--device", device, "--format", "json", "--set", f"model={network}", "--set",
-                "stem=cifar", "--set", f"batch_size={batch}", "--sparsity", "0", "--steps", str(steps), "--trace"]
+    def command(*more):
+        return lambda network, batch: [
+            binary, "bench", EXPERIMENT, "--device", device, "--format", "json", "--set", f"model={network}", "--set",
+            "stem=cifar", "--set", f"batch_size={batch}", "--sparsity", "0", "--steps", str(steps), "--trace", *more]
 
-    return {f"bonsai {device}": (command, {}), f"burn {device}": (command, {"BONSAI_KERNELS": "burn"})}
+    settings = {f"bonsai {device}": (command(), {}), f"burn {device}": (command(), {"BONSAI_KERNELS": "burn"})}
+    f16 = ("--set", "precision=f16")
+    refused = subprocess.run([binary, "plan", EXPERIMENT, *f16], capture_output=True, text=True, cwd=ROOT)
+    if refused.returncode:
+        print(f"This binary has no f16, which is left out: {last_line(refused.stderr)}", flush=True)
+    else:
+        settings[f"bonsai {device} f16"] = (command(*f16), {})
+    return settings
 
 
 def theirs(python, steps):
@@ -102,17 +119,31 @@ def theirs(python, steps):
     return {f"pytorch {setting}": (command(setting), {}) for setting in TORCH}
 
 
-def measure(settings, batches):
+def measure(settings, batches, until=None):
+    """Measures every setting with every batch, but begins none and ends each at a time, if one is given."""
     for network, sizes in batches.items():
         for batch in sizes:
             for setting, (command, environment) in settings.items():
-                ended = subprocess.run(command(network, batch), capture_output=True, text=True, cwd=ROOT,
-                                       env=os.environ | environment)
+                name = f"{network}, batch {batch}, {setting}"
+                patience = 60 * PATIENCE if until is None else until - time.monotonic()
+                if patience < 1:
+                    print(f"{name}: left out, since the time is over: give more --minutes", flush=True)
+                    continue
+                try:
+                    ended = subprocess.run(command(network, batch), capture_output=True, text=True, cwd=ROOT,
+                                           env=os.environ | environment, timeout=patience)
+                except subprocess.TimeoutExpired:
+                    print(f"{name}: left out, since it was not done after {patience:.0f} s", flush=True)
+                    continue
                 if ended.returncode:
-                    last = ended.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-                    print(f"{network}, batch {batch}, {setting}: failed: {last[0]}", flush=True)
+                    print(f"{name}: left out: {last_line(ended.stderr)}", flush=True)
                     continue
                 write(network, batch, setting, json.loads(ended.stdout))
+
+
+def last_line(text):
+    """Returns the sentence with which a process ended."""
+    return next((line.removeprefix("error: ") for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
 
 
 def write(network, batch, setting, line):

@@ -153,6 +153,7 @@ pub fn run(args: Args) -> Result<String> {
     }
     device::set_threads(args.threads)?;
     let chosen = device::choose(args.device)?;
+    chosen.warn();
     let profiled = args.breakdown || args.layers;
     if profiled && chosen.name != device::flex().name {
         return Err(user("--breakdown and --layers look into the kernels of the CPU: add --device cpu"));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use bonsai_kernels::cube::tuned;
 use burn::tensor::{Device, DeviceKind, DeviceType};
 use clap::ValueEnum;
 
@@ -38,6 +39,19 @@ pub struct Chosen {
     pub name: String,
     /// Whether reading a number from it costs next to nothing.
     pub cheap_reads: bool,
+    /// What is wrong with the folder in which kernels' choices are kept.
+    pub warning: Option<String>,
+    /// Further devices of the same kind, which `--devices` asks for.
+    pub others: Vec<Device>,
+}
+
+impl Chosen {
+    /// Says on stderr what there is to be warned of, where no log is kept.
+    pub fn warn(&self) {
+        if let Some(warning) = &self.warning {
+            eprintln!("warning: {warning}");
+        }
+    }
 }
 
 /// Finds the device of a choice.
@@ -46,12 +60,81 @@ pub struct Chosen {
 ///
 /// One sentence that says what is missing: an adapter, a driver or a cargo feature.
 pub fn choose(choice: Choice) -> Result<Chosen> {
+    if !matches!(choice, Choice::Cpu | Choice::Ndarray) {
+        tuned::keep();
+    }
     match choice {
         Choice::Auto => Ok(real_gpu().unwrap_or_else(flex)),
         Choice::Cpu => Ok(flex()),
         Choice::Ndarray => Ok(ndarray()),
         Choice::Wgpu => any_adapter(),
         Choice::Cuda => cuda(),
+    }
+}
+
+/// Finds the devices of a choice by their numbers, the first of which takes the steps.
+///
+/// # Errors
+///
+/// One sentence that says what there is instead.
+pub fn choose_several(choice: Choice, numbers: &[usize]) -> Result<Chosen> {
+    let asked = numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    if let Some((at, twice)) = numbers.iter().enumerate().find(|(at, number)| numbers[..*at].contains(number)) {
+        return Err(user(format!("--devices {asked} names {twice} again in place {}: name each once", at + 1)));
+    }
+    let first = choose(choice)?;
+    if first.cheap_reads {
+        return Err(user(format!(
+            "--devices {asked} shares batches out over GPUs, but --device {} is the CPU here, which burn counts as one \
+             device with all its cores: leave --devices away",
+            choice.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
+        )));
+    }
+    let same = same_kind(&first.device);
+    let mut devices = Vec::new();
+    for number in numbers {
+        let Some(device) = same.get(*number) else {
+            let count =
+                if same.len() == 1 { "is one device".to_string() } else { format!("are {} devices", same.len()) };
+            return Err(user(format!(
+                "--devices {asked}: there is no number {number}; of the kind of {} there {count}, counted from 0",
+                first.name
+            )));
+        };
+        devices.push(device.clone());
+    }
+    let backend = if adapters().contains(&first.device) { "wgpu" } else { "cuda" };
+    let names: Option<Vec<String>> = devices.iter().map(|device| named(device, backend)).collect();
+    let others = devices.split_off(1);
+    let main = devices.pop().and_then(|device| opened(device, backend));
+    let (Some(main), Some(names)) = (main, names) else {
+        return Err(user(format!("--devices {asked}: one of them cannot be opened; its driver may be too old")));
+    };
+    Ok(Chosen { name: names.join(" + "), others, ..main })
+}
+
+/// Lists the devices that are of the same kind as one, in their order.
+fn same_kind(device: &Device) -> Vec<Device> {
+    let adapters = adapters();
+    let kinds: [fn(usize) -> DeviceKind; 3] =
+        [DeviceKind::DiscreteGpu, DeviceKind::IntegratedGpu, DeviceKind::VirtualGpu];
+    let of_kind = |kind: fn(usize) -> DeviceKind| -> Vec<Device> {
+        (0..adapters.len()).map(|at| Device::wgpu(kind(at))).filter(|device| adapters.contains(device)).collect()
+    };
+    #[allow(unused_mut)]
+    let mut kinds: Vec<Vec<Device>> = kinds.into_iter().map(of_kind).collect();
+    #[cfg(feature = "cuda")]
+    kinds.push(Device::enumerate(DeviceType::Cuda).into_vec());
+    // A software adapter is the only one of its kind.
+    kinds.into_iter().find(|kind| kind.contains(device)).unwrap_or_else(|| vec![device.clone()])
+}
+
+/// Tells whether a choice stands for a GPU here, software adapters included.
+pub fn is_gpu(choice: Choice) -> bool {
+    match choice {
+        Choice::Cpu | Choice::Ndarray => false,
+        Choice::Wgpu | Choice::Cuda => true,
+        Choice::Auto => choose(choice).is_ok_and(|chosen| !chosen.cheap_reads),
     }
 }
 
@@ -71,13 +154,25 @@ pub fn set_threads(threads: Option<usize>) -> Result<()> {
 
 /// The CPU through burn-flex.
 pub fn flex() -> Chosen {
-    Chosen { device: Device::flex(), name: "cpu (flex)".to_string(), cheap_reads: true }
+    Chosen {
+        device: Device::flex(),
+        name: "cpu (flex)".to_string(),
+        cheap_reads: true,
+        warning: None,
+        others: Vec::new(),
+    }
 }
 
 /// The CPU through burn-ndarray, which burn has deprecated and which serves as a second opinion.
 #[allow(deprecated)]
 fn ndarray() -> Chosen {
-    Chosen { device: Device::ndarray(), name: "cpu (ndarray)".to_string(), cheap_reads: true }
+    Chosen {
+        device: Device::ndarray(),
+        name: "cpu (ndarray)".to_string(),
+        cheap_reads: true,
+        warning: None,
+        others: Vec::new(),
+    }
 }
 
 /// The first GPU that is one: discrete, on macOS integrated, never a software adapter.
@@ -131,9 +226,16 @@ fn adapters() -> Vec<Device> {
 
 /// Opens a device and names it, or gives nothing where its driver fails, which burn answers with a panic.
 fn opened(device: Device, backend: &str) -> Option<Chosen> {
+    let name = named(&device, backend)?;
+    let kept = quietly(|| tuned::keep_for(&device));
+    let warning = kept.unwrap_or_else(|| Err("what kernels are tuned to cannot be kept".to_string())).err();
+    Some(Chosen { device, name, cheap_reads: false, warning, others: Vec::new() })
+}
+
+/// Opens a device and gives its name, or nothing where its driver fails.
+fn named(device: &Device, backend: &str) -> Option<String> {
     let identity = quietly(|| device.identity())?;
-    let name = identity.map_or_else(|| backend.to_string(), |identity| format!("{} ({backend})", identity.name));
-    Some(Chosen { device, name, cheap_reads: false })
+    Some(identity.map_or_else(|| backend.to_string(), |identity| format!("{} ({backend})", identity.name)))
 }
 
 /// How a device ends a run.

@@ -60,6 +60,7 @@ pub fn run(args: Args) -> Result<String> {
         eprintln!("warning: {warning}");
     }
     let device = device::choose(args.device)?;
+    device.warn();
     let limit = args.limit_test.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let recalibrate = args.recalibrate.map(|batches| usize::try_from(batches).unwrap_or(usize::MAX));
     let found = evaluate_snapshot(&path, &source, &device.device, limit, recalibrate, workers(args.threads))?;

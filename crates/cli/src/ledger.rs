@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bonsai_claims::{Claims, Recipe, Resolved, Runs, nearest};
+use bonsai_claims::{Claims, Identity, Recipe, Resolved, Runs, nearest};
 use bonsai_training::experiment::Experiment;
 use bonsai_training::hardware;
 use toml::Table;
@@ -51,18 +51,30 @@ pub fn read(claims: &str) -> Result<Claims> {
     Claims::from_toml(&experiments::read(&path)?, &name).map_err(user)
 }
 
-/// Fills in an experiment with changes.
+/// Fills in an experiment with changes, as a run on the CPU or on a GPU does.
 ///
 /// # Errors
 ///
 /// One sentence that says what is wrong with it.
-pub fn resolve(recipe: &Recipe) -> Result<Resolved, String> {
+pub fn resolve(recipe: &Recipe, on_gpu: bool) -> Result<Resolved, String> {
     let selection = Selection {
         experiment: recipe.experiment.clone(),
         changes: Changes { set: recipe.set.clone(), ..Changes::default() },
     };
     let experiment = selection.read().map_err(|error| format!("{error:#}"))?;
+    let experiment = if on_gpu { experiment.on_gpu() } else { experiment };
     Ok(Resolved { test_records: experiment.data.info().test as u64, config: table(&experiment) })
+}
+
+/// The same, as the runs did that are there: on a GPU only where no run on the CPU is.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_as_found(recipe: &Recipe, runs: &Runs) -> Result<Resolved, String> {
+    let [cpu, gpu] = [resolve(recipe, false)?, resolve(recipe, true)?];
+    let is_there = |resolved: &Resolved| runs.of(&Identity::of(&resolved.config)).next().is_some();
+    Ok(if !is_there(&cpu) && is_there(&gpu) { gpu } else { cpu })
 }
 
 /// Finds the finished runs in some folders.

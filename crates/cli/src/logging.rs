@@ -12,8 +12,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// The graphics libraries report at info what concerns only their authors.
-const RUN_LOG: &str = "info,wgpu_core=warn,wgpu_hal=warn,naga=warn,cubecl_runtime=warn,cubecl_wgpu=warn";
-const STDERR: &str = "warn,wgpu_core=error,wgpu_hal=error,naga=error";
+///
+/// CubeCL warns of every choice that its database does not take; that is said once, in a sentence of ours.
+const RUN_LOG: &str = "info,wgpu_core=warn,wgpu_hal=warn,naga=warn,cubecl_runtime=warn,cubecl_wgpu=warn,\
+                       cubecl_runtime::tune=error,cubecl_environment=error,turso_core=error";
+const STDERR: &str = "warn,wgpu_core=error,wgpu_hal=error,naga=error,cubecl_runtime::tune=error,cubecl_environment=error,\
+                      turso_core=error";
 
 /// The target of what `run.log` keeps and the command prints in a way of its own, such as the error that ends a run.
 pub const RUN_LOG_ONLY: &str = "bonsai::end";

@@ -62,7 +62,7 @@ fn claims() -> Result<String> {
     let mut found = String::new();
     for name in ledger::names() {
         let claims = ledger::read(&name)?;
-        let answers = answers(&claims, &runs, &ledger::resolve).map_err(user)?;
+        let answers = answers(&claims, &runs, &|recipe| ledger::resolve_as_found(recipe, &runs)).map_err(user)?;
         let counts = tally(&answers);
         let of = |word: &str| counts.get(word).map_or_else(String::new, usize::to_string);
         let _ = writeln!(

@@ -60,6 +60,7 @@ pub fn run(args: Args) -> Result<String> {
     }
     device::set_threads(args.threads)?;
     let device = device::choose(args.device)?;
+    device.warn();
     let rows = measure(&paths, &device.device, args.repeats as usize)?;
     Ok(format!("{}, {}\n{}", paths.path().display(), device.name, written(&rows)))
 }

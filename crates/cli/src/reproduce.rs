@@ -12,7 +12,7 @@ use crate::error::user;
 use crate::experiments::whole;
 use crate::jobs::{self, Ended, Job, Launch};
 use crate::table::{Table, counted};
-use crate::{Output, ledger};
+use crate::{Output, device, ledger};
 
 /// Seeds of each cell unless `--seeds` says otherwise; fewer give no verdict.
 const SEEDS: u64 = 3;
@@ -71,7 +71,8 @@ pub fn run(args: Args) -> Result<Output> {
             "warning: the sources differ from their revision: runs of an earlier state count as runs of this one"
         );
     }
-    let wanted = wanted(&claims, &runs, &args, seeds, &revision)?;
+    let on_gpu = device::is_gpu(args.launch.device);
+    let wanted = wanted(&claims, &runs, &args, (seeds, on_gpu), &revision)?;
     if wanted.is_empty() {
         let what =
             if args.short { "stand-in: leave out --short" } else { "experiment: every cell says why it is not run" };
@@ -98,7 +99,7 @@ pub fn run(args: Args) -> Result<Output> {
     let ended = jobs::run(&missing, &args.launch, &stop)?;
     let mut text = summary(&missing, &ended, done);
     let runs = ledger::find(&[&args.launch.runs, Path::new(ledger::RESULTS)]);
-    let answers = answers(&claims, &runs, &ledger::resolve).map_err(user)?;
+    let answers = answers(&claims, &runs, &|recipe| ledger::resolve(recipe, on_gpu)).map_err(user)?;
     let counts: Vec<String> = tally(&answers).into_iter().map(|(word, count)| format!("{count} {word}")).collect();
     let _ = writeln!(text, "{}: {} ({})", claims.name, counted(answers.len() as u64, "cell"), counts.join(", "));
     let code = jobs::code(&ended, &stop);
@@ -110,7 +111,13 @@ pub fn run(args: Args) -> Result<Output> {
 }
 
 /// What a table asks for: every configuration once, all of its seeds together, in the order of the table.
-fn wanted(claims: &Claims, runs: &Runs, args: &Args, seeds: u64, revision: &str) -> Result<Vec<Wanted>> {
+fn wanted(
+    claims: &Claims,
+    runs: &Runs,
+    args: &Args,
+    (seeds, on_gpu): (u64, bool),
+    revision: &str,
+) -> Result<Vec<Wanted>> {
     let mut recipes: Vec<(String, Recipe)> = Vec::new();
     for (row, cell) in claims.cells() {
         let recipe = if args.short { cell.stand_in() } else { row.recipe(cell) };
@@ -126,7 +133,8 @@ fn wanted(claims: &Claims, runs: &Runs, args: &Args, seeds: u64, revision: &str)
     let mut seen = BTreeSet::new();
     let mut wanted = Vec::new();
     for (label, mut recipe) in recipes {
-        let resolved = ledger::resolve(&recipe).map_err(|message| user(format!("{}.toml: {message}", claims.name)))?;
+        let resolved =
+            ledger::resolve(&recipe, on_gpu).map_err(|message| user(format!("{}.toml: {message}", claims.name)))?;
         let identity = Identity::of(&resolved.config);
         if !seen.insert(identity.clone()) {
             continue;

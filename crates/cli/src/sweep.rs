@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use crate::error::user;
 use crate::jobs::{self, Job, Launch};
 use crate::table::{Table, count, counted};
-use crate::{Output, experiments, ledger, reproduce, slurm};
+use crate::{Output, device, experiments, ledger, reproduce, slurm};
 
 /// The folder in which sweeps are looked for by name.
 const FOLDER: &str = "experiments/sweeps";
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<Output> {
     let sweep = Sweep::from_toml(&experiments::read(&path)?, &name).map_err(user)?;
     let revision = ledger::revision();
     let recipe = base(&sweep, &args.launch.runs)?;
-    let all = expand(&sweep, &recipe, &args.launch.runs, &revision)?;
+    let all = expand(&sweep, &recipe, &args.launch, &revision)?;
     if let Some(Cluster::Slurm) = args.emit {
         return slurm::script(&name, &path, all.len(), &args.launch).map(Output::from);
     }
@@ -152,12 +152,13 @@ fn base(sweep: &Sweep, runs: &Path) -> Result<Recipe> {
 }
 
 /// Every run of a sweep, checked.
-fn expand<'a>(sweep: &'a Sweep, recipe: &Recipe, runs: &Path, revision: &str) -> Result<Vec<Run<'a>>> {
+fn expand<'a>(sweep: &'a Sweep, recipe: &Recipe, launch: &Launch, revision: &str) -> Result<Vec<Run<'a>>> {
+    let (runs, on_gpu) = (&launch.runs, device::is_gpu(launch.device));
     let mut all: Vec<Run<'a>> = Vec::with_capacity(sweep.points.len());
     for point in &sweep.points {
         let mut set = recipe.set.clone();
         set.extend(point.set());
-        let resolved = ledger::resolve(&Recipe { experiment: recipe.experiment.clone(), set: set.clone() })
+        let resolved = ledger::resolve(&Recipe { experiment: recipe.experiment.clone(), set: set.clone() }, on_gpu)
             .map_err(|message| user(format!("{}.toml, {}: {message}", sweep.name, described(point))))?;
         let identity = Identity::of(&resolved.config);
         let seed = resolved.config.get("seed").and_then(toml::Value::as_integer).unwrap_or(0).unsigned_abs();

@@ -67,7 +67,8 @@ pub fn run(args: Args) -> Result<String> {
     }
     let mut folders = vec![Path::new(runs::FOLDER), Path::new(ledger::RESULTS)];
     folders.extend(args.runs.iter().map(PathBuf::as_path));
-    let answers = answers(&claims, &ledger::find(&folders), &ledger::resolve).map_err(user)?;
+    let found = ledger::find(&folders);
+    let answers = answers(&claims, &found, &|recipe| ledger::resolve_as_found(recipe, &found)).map_err(user)?;
     let text = sheet(&claims, &answers).write(match args.format {
         Written::Markdown => Format::Markdown,
         Written::Csv => Format::Csv,

@@ -14,7 +14,7 @@ use bonsai_training::run_folder::RunPaths;
 use bonsai_training::train::{Outcome, Setup, train};
 
 use crate::dataset::{self, Found};
-use crate::device::{self, Choice};
+use crate::device::{self, Choice, Chosen};
 use crate::error::{self, user};
 use crate::experiments::{Changes, Selection, whole};
 use crate::table::counted;
@@ -55,6 +55,9 @@ pub struct Args {
     /// Where the network runs
     #[arg(long, value_enum, default_value_t)]
     device: Choice,
+    /// Share every batch out over several GPUs of that kind, by number: the first takes the steps
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    devices: Vec<usize>,
     /// Fetch nothing
     #[arg(long)]
     offline: bool,
@@ -109,9 +112,12 @@ pub fn run(args: Args) -> Result<Output> {
     let wanted = wanted(&args)?;
     let asked = wanted.name.clone();
     device::set_threads(args.threads)?;
-    let device = device::choose(args.device)?;
+    let device = match args.devices.as_slice() {
+        [] => device::choose(args.device)?,
+        numbers => device::choose_several(args.device, numbers)?,
+    };
     let Start { experiment, source, folder, resume } =
-        if args.resume { resumed(&args, wanted)? } else { fresh(&args, wanted)? };
+        if args.resume { resumed(&args, wanted, &device)? } else { fresh(&args, wanted, &device)? };
 
     logging::start(Some(&RunPaths::new(&folder).log()), view.resolved() == View::Tui);
     tracing::info!(experiment = experiment.name, device = device.name, "bonsai {}", env!("CARGO_PKG_VERSION"));
@@ -119,16 +125,23 @@ pub fn run(args: Args) -> Result<Output> {
     if args.stop_at_eof {
         stop_when_stdin_ends(stop.clone());
     }
-    if !device.cheap_reads {
-        eprintln!("the first steps on {} compile kernels, which takes about a minute", device.name);
+    if let Some(warning) = &device.warning {
+        tracing::warn!("{warning}");
     }
     let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     let batch_size = experiment.batch_size;
+    if batch_size <= device.others.len() {
+        return Err(user(format!(
+            "a batch of {batch_size} cannot be shared out over {} devices: raise batch_size, or name fewer",
+            1 + device.others.len()
+        )));
+    }
     let setup = Setup {
         asked,
         limit_test: args.limit_test.map(size),
         workers: workers(args.threads),
         device: device.device.clone(),
+        replicas: device.others.clone(),
         device_name: device.name.clone(),
         cheap_reads: device.cheap_reads,
         experiment,
@@ -187,7 +200,7 @@ fn selection(args: &Args) -> Option<Selection> {
 }
 
 /// Starts a new run, on the experiment's own data or on its sibling's.
-fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
+fn fresh(args: &Args, wanted: Experiment, device: &Chosen) -> Result<Start> {
     let (experiment, source) = match dataset::find(wanted.data, args.data_dir.as_deref(), args.offline)? {
         Found::Here(source) => (wanted, source),
         Found::Absent(why) if args.strict_data => return Err(user(why)),
@@ -200,6 +213,7 @@ fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
             (sibling, source)
         }
     };
+    let experiment = if device.cheap_reads { experiment } else { experiment.on_gpu() };
     let folder = args.out.clone().unwrap_or_else(|| default_folder(&experiment));
     if RunPaths::new(&folder).holds_run() {
         if in_use(&folder) {
@@ -214,7 +228,7 @@ fn fresh(args: &Args, wanted: Experiment) -> Result<Start> {
 }
 
 /// Goes on with the run in the folder; its own `config.toml` says what is trained.
-fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
+fn resumed(args: &Args, wanted: Experiment, device: &Chosen) -> Result<Start> {
     let sibling = selection(args).and_then(|selection| selection.sibling(&wanted).ok());
     let expected = std::iter::once(&wanted).chain(&sibling);
     let folders = match &args.out {
@@ -230,7 +244,7 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
         }
         // A run that was killed before it had written anything starts again, so that a script need not ask.
         eprintln!("nothing to resume: starting the run");
-        return fresh(args, wanted);
+        return fresh(args, wanted, device);
     };
     let config = RunPaths::new(&folder).config();
     let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
@@ -238,7 +252,7 @@ fn resumed(args: &Args, wanted: Experiment) -> Result<Start> {
         .map_err(|message| anyhow::anyhow!("the run in {} cannot go on: {message}", folder.display()))?;
     if args.changes.any() {
         let same_data = expected.into_iter().find(|candidate| candidate.data == experiment.data).unwrap_or(&wanted);
-        if let Some(difference) = difference(&experiment, same_data) {
+        if let Some(difference) = difference(&experiment, &same_data.clone().rounded_as(&experiment)) {
             return Err(user(format!(
                 "the run in {} cannot go on with other settings: {difference}; leave the change away, or start anew with --out",
                 folder.display()

@@ -6,12 +6,13 @@
 //! transposed weights, and a 1×1 convolution is a matrix product in all directions.
 //!
 //! `choice` times them once for each shape and device, with CubeCL's own tuner. `queue` puts a convolution into burn's
-//! stream of fused operations. [`launches`] counts what reaches the device.
+//! stream of fused operations. [`launches`] counts what reaches the device; [`tuned`] keeps what was found for the next process.
 
 mod choice;
 mod forward;
 pub mod launches;
 mod queue;
+pub mod tuned;
 mod weight;
 
 use burn::backend::DispatchDevice;

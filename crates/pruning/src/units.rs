@@ -13,7 +13,7 @@ use crate::select;
 pub struct ChannelOptions {
     /// The kinds of groups that may lose units.
     pub groups: Vec<GroupKind>,
-    /// Groups are cut to multiples of this many units, which some kernels like.
+    /// Groups are cut to multiples of this many channels, which some kernels like; a head counts as its channels.
     pub round_to: usize,
     /// Whether tensors get smaller at once; else what is removed is masked and costs as much as before.
     pub compact: bool,
@@ -115,6 +115,8 @@ pub(crate) struct Units {
     full: Vec<usize>,
     /// The fewest units that each group keeps.
     pub(crate) least: Vec<usize>,
+    /// The units of each group that make a multiple of channels.
+    multiples: Vec<usize>,
 }
 
 impl Units {
@@ -192,14 +194,16 @@ impl Units {
             ));
         }
         let full: Vec<usize> = channels.groups.iter().map(|group| group.units).collect();
-        let least = |&units: &usize| {
-            let floor = ((floor * units as f64).ceil() as usize).max(1);
-            floor.next_multiple_of(options.round_to).min(units)
+        let multiples: Vec<usize> = channels.groups.iter().map(|group| multiple(group, options.round_to)).collect();
+        let least = |g: usize| {
+            let floor = ((floor * full[g] as f64).ceil() as usize).max(1);
+            floor.next_multiple_of(multiples[g]).min(full[g])
         };
         Ok(Self {
             kept: full.iter().map(|&units| Mask::dense(units)).collect(),
             heard: full.iter().map(|&units| Mask::dense(units)).collect(),
-            least: full.iter().zip(&prunable).map(|(full, may)| if *may { least(full) } else { *full }).collect(),
+            least: prunable.iter().enumerate().map(|(g, may)| if *may { least(g) } else { full[g] }).collect(),
+            multiples,
             full,
             prunable,
             options,
@@ -285,7 +289,7 @@ impl Units {
         if !self.prunable[g] {
             return alive;
         }
-        count.next_multiple_of(self.options.round_to).max(self.least[g]).min(alive)
+        count.next_multiple_of(self.multiples[g]).max(self.least[g]).min(alive)
     }
 
     /// Lists the kept units that may go, those with the lowest scores first and of equal ones the later first.
@@ -324,6 +328,18 @@ impl Units {
         self.heard.clone_from(&self.kept);
         self.channels = channels;
     }
+}
+
+/// Returns how many units of a group are a multiple of `round_to` channels: a unit may be several of them, as a head is.
+fn multiple(group: &Group, round_to: usize) -> usize {
+    let weights = group.members.iter().filter(|member| member.role == Role::Weight);
+    let channels =
+        weights.filter_map(|member| member.places.first()).map(Vec::len).filter(|&n| n > 0).min().unwrap_or(1);
+    let (mut divisor, mut rest) = (round_to, channels);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    round_to / divisor
 }
 
 /// Finds the groups of a network: with streams that stay whole where selections or expansions are asked for.

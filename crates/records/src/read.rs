@@ -201,7 +201,7 @@ fn csv_of<Row: DeserializeOwned>(path: &Path, mut check: impl FnMut(&Row) -> Res
 mod tests {
     use super::*;
     use crate::Hardware;
-    use crate::rows::csv_rows;
+    use crate::rows::{TunedKernels, csv_rows};
     use std::path::PathBuf;
 
     fn file(folder: &tempfile::TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
@@ -285,7 +285,8 @@ mod tests {
     fn both_kinds_of_events_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let masks = EventRow { iteration: 5, sparsity: 0.5, ..EventRow::default() };
-        let kernels = KernelsRow { iteration: 9, ..KernelsRow::default() };
+        let tuned = Some(TunedKernels { choices: Some(3), compiled: None, seconds: 2.5 });
+        let kernels = KernelsRow { iteration: 9, tuned, ..KernelsRow::default() };
         let lines = [serde_json::to_string(&masks).unwrap(), serde_json::to_string(&kernels).unwrap()];
         let path = file(&folder, "events.jsonl", format!("{}\n{}\n{{\"itera", lines[0], lines[1]));
         let read = read_events(&path).unwrap();

@@ -127,6 +127,22 @@ pub struct KernelsRow {
     pub iteration: u64,
     /// Every layer that has a choice, in the order of the network.
     pub kernels: Vec<KernelsLayer>,
+    /// On a GPU, what the smaller network of a cut needed before its steps were as fast as they can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<TunedKernels>,
+}
+
+/// Kernels that a GPU had to compile and to tune for shapes that it had not met.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct TunedKernels {
+    /// Kernels that were tuned anew; absent where nothing is kept that could be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<u64>,
+    /// Kernels that were compiled anew, on devices whose compiled kernels are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<u64>,
+    /// Seconds until the last of them was done, the steps themselves included.
+    pub seconds: f64,
 }
 
 /// The kernels of one layer.

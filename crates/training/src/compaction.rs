@@ -189,6 +189,7 @@ impl Trainee {
         self.network = load_network(network, weights, &device).expect("a cut leaves the shapes of the smaller network");
         self.engine.compact(graph);
         self.architecture = architecture;
+        self.rebuild_replicas();
         self.place_masks();
     }
 

@@ -16,7 +16,7 @@ pub use bonsai_models::Precision;
 use bonsai_models::{Architecture, Shortcut, Stem};
 use bonsai_pruning::clock::Horizon;
 use bonsai_pruning::registry::{self, Common};
-use bonsai_pruning::scheduler::Scheduler;
+use bonsai_pruning::scheduler::{Removes, Scheduler};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -87,6 +87,9 @@ pub struct Experiment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Baseline>,
 }
+
+/// The key of a `[scheduler]` that says which multiples widths are cut to.
+const ROUND_TO: &str = "round_to";
 
 fn default_log_every() -> u64 {
     50
@@ -226,6 +229,32 @@ impl Experiment {
         registry::build(&self.scheduler, horizon)
     }
 
+    /// Has a method that removes channels cut to multiples of 8 on a GPU, or of 4 or 2 where its target needs narrower
+    /// layers, unless the experiment says what to round to.
+    ///
+    /// What is said there is part of the run: of its `config.toml`, and of what makes two runs the same.
+    pub fn on_gpu(self) -> Self {
+        let scheduler = self.build_scheduler(self.horizon(self.records()));
+        let removes = scheduler.map_or(Removes::Weights, |(scheduler, _)| scheduler.removes());
+        if removes == Removes::Weights || self.scheduler.contains_key(ROUND_TO) {
+            return self;
+        }
+        let rounded = |multiple: i64| {
+            let mut rounded = self.clone();
+            rounded.scheduler.insert(ROUND_TO.to_string(), multiple.into());
+            rounded.check().is_ok().then_some(rounded)
+        };
+        [8, 4, 2].into_iter().find_map(rounded).unwrap_or(self)
+    }
+
+    /// Takes what a run rounds widths to, unless the experiment says it itself: a run that goes on keeps it on any device.
+    pub fn rounded_as(mut self, run: &Experiment) -> Self {
+        if let Some(multiple) = run.scheduler.get(ROUND_TO).filter(|_| !self.scheduler.contains_key(ROUND_TO)) {
+            self.scheduler.insert(ROUND_TO.to_string(), multiple.clone());
+        }
+        self
+    }
+
     /// Returns the name of the scheduler.
     pub fn scheduler_name(&self) -> &str {
         self.scheduler.get("name").and_then(toml::Value::as_str).unwrap_or("")
@@ -253,5 +282,39 @@ impl Experiment {
     /// Returns the experiment as a table, as `--set` changes it.
     fn table(&self) -> Table {
         Table::try_from(self).expect("an experiment consists of plain values")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_are_rounded_on_gpus_unless_the_experiment_says_so_itself() {
+        let experiment = |more: &str| {
+            let text = include_str!("../../../experiments/shapes10-resnet20-group-magnitude.toml");
+            Experiment::with_overrides(text, "x", &[more.to_string()]).unwrap()
+        };
+        let rounded = |experiment: &Experiment| experiment.scheduler.get(ROUND_TO).and_then(toml::Value::as_integer);
+        let own = experiment("seed=0");
+        assert_eq!((rounded(&own), rounded(&own.clone().on_gpu())), (Some(4), Some(4)));
+        let mut open = own.clone();
+        open.scheduler.remove(ROUND_TO);
+        assert_eq!((rounded(&open), rounded(&open.clone().on_gpu())), (None, Some(8)));
+        // A run that began on a CPU stays as it is on a GPU, and the other way round.
+        assert_eq!(open.clone().rounded_as(&open), open);
+        assert_eq!(open.clone().rounded_as(&own), own);
+        // Multiples of 8 leave too much of layers of 16 channels.
+        let mut narrow = open.clone();
+        narrow.scheduler.insert("macs".to_string(), 0.3.into());
+        narrow.check().unwrap();
+        assert!(
+            rounded(&narrow.clone().on_gpu()).is_none_or(|multiple| multiple < 8),
+            "{:?}",
+            narrow.on_gpu().scheduler
+        );
+        let granet = include_str!("../../../experiments/shapes10-resnet20-granet.toml");
+        let granet = Experiment::from_toml(granet, "x").unwrap();
+        assert_eq!(granet.clone().on_gpu(), granet);
     }
 }

@@ -142,10 +142,11 @@ impl Trainee {
         let count: usize = widths.iter().sum();
         let means = gates.into_iter().map(|gates| gates.open.mean_dim(0)).collect();
         let means: Tensor<1> = Tensor::cat(means, 1).reshape([count]);
+        let device = means.device();
         let mut values = parameters::to_host(means.clone().inner()).into_iter();
         let by_group: Vec<Vec<f32>> = widths.iter().map(|width| values.by_ref().take(*width).collect()).collect();
         let slopes = self.engine.gate_slopes(self.optimizer.steps() + 1, &by_group).concat();
-        Some((means * Tensor::from_data(TensorData::new(slopes, [count]), &self.device)).sum())
+        Some((means * Tensor::from_data(TensorData::new(slopes, [count]), &device)).sum())
     }
 
     /// Takes masks that were learned, and gates, away: the cut has made them final.
@@ -161,6 +162,7 @@ impl Trainee {
         let network = Network::new(&self.architecture, 0, &self.device).expect("it was built with gates");
         let device = self.device.clone().inner();
         self.network = load_network(network, weights, &device).expect("only gates are gone");
+        self.rebuild_replicas();
         self.place_masks();
     }
 }

@@ -38,8 +38,8 @@ impl Totals {
 #[derive(Debug, Default)]
 pub struct Meter {
     totals: Totals,
-    /// Loss and correct count, as one tensor `[2]`, so that reading them is one transfer.
-    pending: Option<Tensor<1>>,
+    /// Loss and correct count, as one tensor `[2]`, so that reading them is one transfer; one for each device.
+    pending: Vec<Tensor<1>>,
     pending_records: u64,
 }
 
@@ -53,22 +53,22 @@ impl Meter {
     pub fn add(&mut self, loss: Tensor<1>, logits: Tensor<2>, labels: Tensor<1, Int>) {
         let records = labels.dims()[0];
         let sums = Tensor::cat(vec![loss * records as f64, correct(logits, labels)], 0);
-        self.pending = Some(match self.pending.take() {
-            Some(pending) => pending + sums,
-            None => sums,
-        });
+        let device = sums.device();
+        match self.pending.iter_mut().find(|pending| pending.device() == device) {
+            Some(pending) => *pending = pending.clone() + sums,
+            None => self.pending.push(sums),
+        }
         self.pending_records += records as u64;
     }
 
     /// Reads what was added since the last call to the host and returns that part alone.
     pub fn read(&mut self) -> Totals {
-        let Some(pending) = self.pending.take() else { return Totals::default() };
-        let sums = crate::parameters::to_host(pending);
-        let part = Totals {
-            loss: f64::from(sums[0]),
-            correct: f64::from(sums[1]),
-            records: std::mem::take(&mut self.pending_records),
-        };
+        let mut part = Totals { records: std::mem::take(&mut self.pending_records), ..Totals::default() };
+        for pending in std::mem::take(&mut self.pending) {
+            let sums = crate::parameters::to_host(pending);
+            part.loss += f64::from(sums[0]);
+            part.correct += f64::from(sums[1]);
+        }
         self.totals.add(part);
         part
     }

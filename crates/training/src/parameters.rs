@@ -40,6 +40,28 @@ pub fn map(network: Network, change: impl FnMut(&Info, Tensor<1>) -> Option<Tens
     network.map(&mut Writer { path: Path::default(), change })
 }
 
+/// Returns the values of all parameters behind each other, in the order of the network.
+pub fn all(network: &Network) -> Tensor<1> {
+    let mut parts = Vec::new();
+    visit(network, |_, values| parts.push(values));
+    Tensor::cat(parts, 0)
+}
+
+/// Replaces all parameters of a network by values behind each other, which lie on its device.
+pub fn with_values(network: Network, values: &Tensor<1>) -> Network {
+    let mut start = 0;
+    map(network, |info, _| {
+        let length = info.shape.iter().product();
+        start += length;
+        Some(values.clone().narrow(0, start - length, length))
+    })
+}
+
+/// Gives the trainable parameters of a network the ids that `other` has for those of the same names.
+pub fn with_ids_of(network: Network, other: &Network) -> Network {
+    network.map(&mut Namer { path: Path::default(), ids: ids(other) })
+}
+
 /// Takes the gradient of every parameter that has one.
 pub fn gradients(network: &Network, gradients: burn::tensor::Gradients) -> Gradients {
     let mut taken = Gradients::new();
@@ -315,6 +337,26 @@ impl<F: FnMut(&Info, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Writer<F>
             }
         };
         Param::from_mapped_value(id, new, mapper)
+    }
+}
+
+struct Namer {
+    path: Path,
+    ids: BTreeMap<String, ParamId>,
+}
+
+impl ModuleMapper for Namer {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, values, mapper) = param.consume();
+        Param::from_mapped_value(self.ids.get(&self.path.name()).copied().unwrap_or(id), values, mapper)
     }
 }
 

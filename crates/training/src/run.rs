@@ -19,6 +19,7 @@ use crate::dashboard::{Dashboard, Plan, Progress};
 use crate::diagnose::{all_finite, diagnose};
 use crate::evaluate;
 use crate::experiment::Protocol;
+use crate::first_steps::FirstSteps;
 use crate::hardware;
 use crate::meter::{Meter, Totals};
 use crate::parameters::Gradients;
@@ -67,6 +68,8 @@ pub struct Run<'a> {
     kernels_recorded: bool,
     /// The step under way, where it is one that is looked at.
     sample: Option<Sample>,
+    /// The steps in which a GPU still meets new shapes.
+    first_steps: Option<FirstSteps>,
 }
 
 impl<'a> Run<'a> {
@@ -128,6 +131,12 @@ impl<'a> Run<'a> {
             experiment.scheduler_name(),
             setup.device_name
         );
+        let mut first_steps = None;
+        if !setup.cheap_reads {
+            let (first, sentence) = FirstSteps::begin(&parts.trainee, experiment, &setup.device_name);
+            first_steps = Some(first);
+            notes.extend(sentence);
+        }
         let plan = Plan {
             title: &experiment.name,
             detail: &detail,
@@ -155,6 +164,7 @@ impl<'a> Run<'a> {
             iteration_began: now,
             kernels_recorded: false,
             sample: None,
+            first_steps,
             recent: (0.0, 0.0),
             last_read: now,
         };
@@ -257,6 +267,7 @@ impl<'a> Run<'a> {
     /// Moves on to the next iteration.
     pub fn advance(&mut self, images: usize) -> Result<()> {
         self.end_sample()?;
+        self.look_at_first_steps()?;
         let seconds = self.iteration_began.elapsed().as_secs_f64();
         self.iteration_began = Instant::now();
         self.at.iteration += 1;
@@ -267,6 +278,23 @@ impl<'a> Run<'a> {
         self.record_kernels()
     }
 
+    /// Tells what the first steps took, once they have met nothing new; those after a cut are recorded too.
+    fn look_at_first_steps(&mut self) -> Result<()> {
+        let Some(first) = &mut self.first_steps else { return Ok(()) };
+        let Some((sentence, tuned)) = first.step(&self.setup.device) else { return Ok(()) };
+        let after_cut = first.is_after_cut();
+        self.first_steps = None;
+        info!("{sentence}");
+        if after_cut || tuned.choices != Some(0) {
+            self.dashboard.note(&sentence);
+        }
+        if after_cut {
+            let row = KernelsRow { iteration: self.at.iteration + 1, tuned: Some(tuned), ..KernelsRow::default() };
+            self.folder.append_kernels(&row)?;
+        }
+        Ok(())
+    }
+
     /// Records which kernels are faster with the masks of now, once the steps have shown it.
     fn record_kernels(&mut self) -> Result<()> {
         if self.kernels_recorded {
@@ -275,7 +303,7 @@ impl<'a> Run<'a> {
         let Some(choices) = self.parts.trainee.choices() else { return Ok(()) };
         self.kernels_recorded = true;
         let kernels = choices.into_iter().map(|(name, choices)| kernels_layer(name, choices)).collect();
-        self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels })
+        self.folder.append_kernels(&KernelsRow { iteration: self.at.iteration, kernels, tuned: None })
     }
 
     /// Carries out a mask event of the iteration under way and records it, with the constants that were absorbed for removed
@@ -291,7 +319,11 @@ impl<'a> Run<'a> {
             let means = evaluate::gates(&self.parts.trainee.network, &self.parts.train);
             self.parts.trainee.engine.see_gates(&means);
         }
+        let kept = self.parts.trainee.architecture().kept.clone();
         let (change, absorbed) = self.parts.trainee.event(clock, event, dense);
+        if !self.setup.cheap_reads && self.parts.trainee.architecture().kept != kept {
+            self.first_steps = Some(FirstSteps::after_cut(&self.parts.trainee, &self.setup.experiment));
+        }
         let named = ["absorbed exactly", "absorbed but for padded borders"].into_iter().zip(absorbed);
         let mut figures: BTreeMap<String, f64> = named
             .filter(|(_, largest)| *largest > 0.0)

@@ -42,6 +42,8 @@ pub struct Setup {
     pub resume: bool,
     /// Where the network runs.
     pub device: Device,
+    /// Further devices of the same kind, each of which computes a part of every batch.
+    pub replicas: Vec<Device>,
     /// What the device is called in the records, for example `cpu`.
     pub device_name: String,
     /// Whether reading a number from the device costs next to nothing, as on a CPU.
@@ -115,12 +117,15 @@ impl Setup {
         let graph = experiment.architecture().full().graph().map_err(anyhow::Error::msg)?;
         let horizon = experiment.horizon(train.records());
         let mut trainee = trainee(experiment, train.records(), &self.device)?;
+        trainee.replicate(&self.replicas);
         if !self.cheap_reads {
-            match Resident::new(train.images(), train.values(), &self.device.clone().autodiff()) {
-                Ok(resident) => {
-                    info!("the training images stay on the device: {} MB of bytes", resident.megabytes());
+            let devices = std::iter::once(&self.device).chain(&self.replicas);
+            let residents = devices.map(|on| Resident::new(train.images(), train.values(), &on.clone().autodiff()));
+            match residents.collect::<Result<Vec<Resident>, String>>() {
+                Ok(residents) => {
+                    info!("the training images stay on the device: {} MB of bytes", residents[0].megabytes());
                     train = train.without_pixels();
-                    trainee.keep_images(resident);
+                    trainee.keep_images(residents);
                 }
                 Err(why) => info!("the training images are sent to the device batch by batch: {why}"),
             }

@@ -1,6 +1,7 @@
 //! Holds a network that is being trained and pruned, and what belongs to it: engine, optimizer, masks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 use bonsai_data::Batch;
@@ -20,6 +21,7 @@ use crate::loss::cross_entropy;
 use crate::meter::Meter;
 use crate::optimizer::{Optimizer, clip};
 use crate::parameters::{self, Gradients};
+use crate::replicas::{Place, Replica, pieces, summed};
 use crate::resident::Resident;
 use crate::tensors::{HostTensor, Tensors, Values};
 
@@ -54,6 +56,8 @@ pub struct Trainee {
     sparsity: Sparsity,
     /// The images that batches show, where they are on the device.
     pub(crate) resident: Option<Resident>,
+    /// Further devices that compute parts of each batch.
+    pub(crate) replicas: Vec<Replica>,
     /// What a method that learns masks multiplies the weights by that read masked units, while it learns; 0 or 1.
     pub(crate) factors: BTreeMap<String, Tensor<1>>,
 }
@@ -86,13 +90,32 @@ impl Trainee {
         let architecture = architecture.with_gates(engine.has_gates());
         let network = Network::new(&architecture, seed, &device).map_err(anyhow::Error::msg)?;
         let (masks, sparsity, factors) = (BTreeMap::new(), Sparsity::default(), BTreeMap::new());
-        let resident = None;
-        Ok(Self { network, engine, architecture, optimizer, options, device, masks, sparsity, resident, factors })
+        let (resident, replicas) = (None, Vec::new());
+        Ok(Self {
+            network,
+            engine,
+            architecture,
+            optimizer,
+            options,
+            device,
+            masks,
+            sparsity,
+            resident,
+            replicas,
+            factors,
+        })
     }
 
-    /// Takes the images that the batches of a loader without pixels show.
-    pub fn keep_images(&mut self, resident: Resident) {
-        self.resident = Some(resident);
+    /// Takes the images that the batches of a loader without pixels show, once for each device.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they are more or fewer than the devices.
+    pub fn keep_images(&mut self, residents: Vec<Resident>) {
+        assert_eq!(residents.len(), 1 + self.replicas.len(), "every device needs the images");
+        let places =
+            std::iter::once(&mut self.resident).chain(self.replicas.iter_mut().map(|other| &mut other.resident));
+        places.zip(residents).for_each(|(place, resident)| *place = Some(resident));
     }
 
     /// The network's architecture as it is now.
@@ -149,16 +172,16 @@ impl Trainee {
         let sparsity = if dense { self.sparsity.with_all_gradients() } else { self.sparsity.clone() };
         let sparsity = sparsity.with_precision(self.options.precision);
         let records = batch.labels.len();
-        let piece = records.div_ceil(self.options.accumulate.max(1));
-        let network = self.effective();
-        let mut sum = Gradients::new();
-        for start in (0..records).step_by(piece) {
-            let end = records.min(start + piece);
+        // All devices are told what to do before any of them is waited for.
+        let places = self.places();
+        let mut sums = vec![Gradients::new(); places.len()];
+        for (at, Range { start, end }) in pieces(records, places.len(), self.options.accumulate) {
+            let (Place { network, device, resident }, sum) = (&places[at], &mut sums[at]);
             let (images, labels) = {
                 let _section = section(Part::Data);
-                match &self.resident {
+                match resident {
                     Some(resident) if batch.images.is_empty() => resident.tensors(batch, start..end),
-                    _ => tensors(batch, start..end, &self.device),
+                    _ => tensors(batch, start..end, device),
                 }
             };
             let (logits, gates) = network.forward_gated(images, &sparsity);
@@ -174,7 +197,7 @@ impl Trainee {
             };
             let share = (end - start) as f64 / records as f64;
             let gradients = (if share < 1.0 { loss * share } else { loss }).backward();
-            for (name, gradient) in parameters::gradients(&network, gradients) {
+            for (name, gradient) in parameters::gradients(network, gradients) {
                 let gradient = match sum.remove(&name) {
                     Some(earlier) => earlier + gradient,
                     None => gradient,
@@ -182,7 +205,7 @@ impl Trainee {
                 sum.insert(name, gradient);
             }
         }
-        sum
+        summed(sums, &self.device.clone().inner())
     }
 
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
@@ -337,6 +360,7 @@ impl Trainee {
             self.network = Network::new(&architecture, 0, &self.device).map_err(anyhow::Error::msg)?;
             self.engine.resume_at(graph);
             self.architecture = architecture;
+            self.rebuild_replicas();
         }
         let mut sizes = BTreeMap::new();
         parameters::visit(&self.network, |info, values| {

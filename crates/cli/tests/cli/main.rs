@@ -1,6 +1,7 @@
 //! Runs the `bonsai` binary as a user does: help, errors, and small runs from start to end.
 
 mod benchmarks;
+mod gpu;
 mod help;
 mod listings;
 mod mistakes;

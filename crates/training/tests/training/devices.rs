@@ -151,3 +151,20 @@ fn a_batch_of_more_pixels_than_one_reduction_holds_is_normalised_right_on_wgpu()
         assert!((ours - theirs).abs() <= 2e-3 * ours.abs().max(0.1), "{cpu:?} {gpu:?}");
     }
 }
+
+#[test]
+fn a_replica_on_another_device_gives_nearly_the_same_gradients() {
+    let Some(wgpu) = wgpu() else { return };
+    let gradients = |replicas: &[Device]| {
+        let mut trainee = trainee("name = 'dense'", HORIZON, &Device::flex());
+        trainee.replicate(replicas);
+        let gradients = trainee.gradients(&batch(20, 1), false, &mut Meter::default());
+        gradients.into_iter().map(|(name, values)| (name, to_host(values))).collect::<Vec<_>>()
+    };
+    let [same, other] = [Device::flex(), wgpu].map(|device| gradients(&[device]));
+    for ((name, same), (_, other)) in same.iter().zip(&other) {
+        let largest = same.iter().fold(1e-3f32, |most, value| most.max(value.abs()));
+        let off = same.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
+        assert!(off < 1e-3, "{name} is off by {off}");
+    }
+}

@@ -55,6 +55,7 @@ pub fn setup_of(experiment: &str, folder: &Path, assignments: &[&str]) -> Setup 
         folder: folder.to_path_buf(),
         resume: false,
         device: Device::flex(),
+        replicas: Vec::new(),
         device_name: "cpu".into(),
         cheap_reads: true,
         view: View::Plain,
