@@ -12,6 +12,7 @@ pub mod experiment;
 pub mod hardware;
 mod learned;
 pub mod loss;
+pub mod loss_scale;
 pub mod lr;
 pub mod meter;
 mod mistake;
