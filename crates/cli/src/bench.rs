@@ -158,7 +158,7 @@ pub fn run(args: Args) -> Result<String> {
     if profiled && chosen.name != device::flex().name {
         return Err(user("--breakdown and --layers look into the kernels of the CPU: add --device cpu"));
     }
-    if let Some(warning) = experiment.warning() {
+    if let Some(warning) = experiment.warning(&chosen.device) {
         eprintln!("warning: {warning}");
     }
     let bench = Bench { args, experiment, variants, chosen };

@@ -11,9 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::simd::Level;
-
-/// How exactly the dense kernels of convolutions and linear layers multiply; all else, sparse kernels included, is f32.
+/// How exactly the dense kernels of convolutions and linear layers multiply; sparse kernels, statistics and sums are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -22,17 +20,8 @@ pub enum Precision {
     F32,
     /// Inputs, weights and gradients are rounded to bf16; products and sums are f32.
     Bf16,
-}
-
-impl Precision {
-    /// Tells whether this processor has instructions for it; without them the results are the same, but slow.
-    ///
-    /// # Panics
-    ///
-    /// Panics as [`Level::current`] does.
-    pub fn is_fast(self) -> bool {
-        self == Precision::F32 || Level::current() == Level::Avx512Bf16
-    }
+    /// The same in f16, on GPUs: more exact, of less range, so that gradients have to be scaled. Kernels for CPUs take it for f32.
+    F16,
 }
 
 /// A bf16 number.

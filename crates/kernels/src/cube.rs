@@ -15,8 +15,10 @@ mod queue;
 pub mod tuned;
 mod weight;
 
-use burn::backend::DispatchDevice;
-use burn::tensor::Device;
+use burn::backend::{DType, DispatchDevice};
+use burn::tensor::{Device, bf16, f16};
+use cubecl::ir::ElemType;
+use cubecl::prelude::Scalar;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use queue::{Fused, enqueue};
@@ -110,6 +112,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Returns the type of what comes out where `operands` go in: the gradient of a weight is added up for weights in f32.
+    fn result_type(self, operands: DType) -> DType {
+        match self {
+            Direction::Forward | Direction::Data => operands,
+            Direction::Weight => DType::F32,
+        }
+    }
+
     /// Returns the shape of what comes out.
     fn result_shape(self, conv: Conv) -> [usize; 4] {
         match self {
@@ -117,5 +127,14 @@ impl Direction {
             Direction::Data => conv.input_shape(),
             Direction::Weight => conv.weight_shape(),
         }
+    }
+}
+
+/// Returns what our kernels call the type of a tensor, which is f32 or a half of it.
+fn element(dtype: DType) -> ElemType {
+    match dtype {
+        DType::F16 => f16::elem_type_native(),
+        DType::BF16 => bf16::elem_type_native(),
+        _ => f32::elem_type_native(),
     }
 }

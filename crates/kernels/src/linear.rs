@@ -123,7 +123,7 @@ impl Linear {
         let mut weight = Buffer::any(self.inputs * self.outputs);
         let [from, to] = [self.outputs, self.inputs].map(|features| self.maps(features));
         match self.precision {
-            Precision::F32 => sum_products(level, (from, gradient), (to, x), &mut weight),
+            Precision::F32 | Precision::F16 => sum_products(level, (from, gradient), (to, x), &mut weight),
             Precision::Bf16 => {
                 let (gradient, x) = (rounded::round(level, from, gradient), rounded::round(level, to, x));
                 sum_products(level, (from, &gradient[..]), (to, &x[..]), &mut weight);

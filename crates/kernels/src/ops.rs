@@ -18,6 +18,7 @@ mod optimizer;
 mod pending;
 mod planes;
 mod pooling;
+mod precision;
 mod reductions;
 mod timed;
 mod tokens;

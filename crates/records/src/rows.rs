@@ -46,6 +46,13 @@ pub struct EpochRow {
     /// selected by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_accuracy: Option<f64>,
+    /// What the loss is multiplied by after the epoch; a column only with `precision = "f16"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Optimizer steps since the beginning that were left out because a gradient was not finite; a column only with
+    /// `precision = "f16"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// A row of `layers.csv`: one layer after one epoch.

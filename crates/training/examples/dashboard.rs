@@ -113,6 +113,8 @@ fn play(view: View, seconds: f64, stop: &Arc<AtomicBool>) -> bool {
                 seconds: epoch_started.elapsed().as_secs_f64(),
                 images_per_second: progress.images_per_second,
                 test_accuracy: None,
+                loss_scale: None,
+                skipped_steps: None,
             };
             dashboard.epoch(&row, &rows(&layers, epoch, sparsity));
             epoch_started = Instant::now();

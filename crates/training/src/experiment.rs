@@ -17,6 +17,7 @@ use bonsai_models::{Architecture, Shortcut, Stem};
 use bonsai_pruning::clock::Horizon;
 use bonsai_pruning::registry::{self, Common};
 use bonsai_pruning::scheduler::{Removes, Scheduler};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -56,7 +57,8 @@ pub struct Experiment {
     pub epochs: u64,
     /// Records in a batch.
     pub batch_size: usize,
-    /// How exactly dense convolutions and linear layers multiply while the network trains; validation and test are f32.
+    /// How exactly dense convolutions and linear layers multiply while the network trains, `f32`, `bf16` or, on GPUs, `f16`;
+    /// validation and test are f32.
     #[serde(default)]
     pub precision: Precision,
     /// The seed of initial weights, masks, order and augmentation.
@@ -260,11 +262,11 @@ impl Experiment {
         self.scheduler.get("name").and_then(toml::Value::as_str).unwrap_or("")
     }
 
-    /// Returns what should be known before the experiment runs on this machine.
-    pub fn warning(&self) -> Option<String> {
+    /// Returns what should be known before the experiment runs on a device of this machine.
+    pub fn warning(&self, device: &Device) -> Option<String> {
         let sentence =
             "this processor has no AVX512-BF16: precision = \"bf16\" gives the same results, but slower than \"f32\"";
-        (!self.precision.is_fast()).then(|| sentence.to_string())
+        (!self.precision.is_fast_on(device)).then(|| sentence.to_string())
     }
 
     /// Fills in what depends on other values: the name and the variant of the network.

@@ -13,6 +13,7 @@ mod first_steps;
 pub mod hardware;
 mod learned;
 pub mod loss;
+pub mod loss_scale;
 pub mod lr;
 pub mod meter;
 mod mistake;

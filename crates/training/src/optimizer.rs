@@ -14,6 +14,7 @@ use bonsai_kernels::sgd_step;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::loss_scale::Verdict;
 use crate::parameters::Gradients;
 
 /// Which update rule is used, and its constants.
@@ -88,8 +89,34 @@ impl Optimizer {
             return values;
         }
         let gradient = masked(gradient, mask);
-        let values = self.update_step_by_step(name, lr, decayed, values, gradient);
+        let values = self.update_step_by_step(name, lr, decayed, values, gradient, None);
         masked(values, mask)
+    }
+
+    /// Does the same if `verdict` says that the step is taken; else values and moments stay as they are.
+    #[allow(clippy::too_many_arguments)]
+    pub fn update_if(
+        &mut self,
+        verdict: &Verdict,
+        name: &str,
+        lr: f64,
+        decayed: bool,
+        values: Tensor<1>,
+        gradient: Tensor<1>,
+        mask: Option<&Tensor<1>>,
+    ) -> Tensor<1> {
+        let before = self.moments.get(name).cloned();
+        let gradient = masked(gradient, mask);
+        let new = self.update_step_by_step(name, lr, decayed, values.clone(), gradient, Some(verdict));
+        if let Some(moments) = self.moments.get_mut(name) {
+            let choose = |old: Option<Tensor<1>>, new: &Tensor<1>| {
+                verdict.choose(old.unwrap_or_else(|| new.zeros_like()), new.clone())
+            };
+            let (first, second) = before.map(|before| (before.first, before.second)).unzip();
+            moments.first = choose(first, &moments.first);
+            moments.second = moments.second.take().map(|new| choose(second.flatten(), &new));
+        }
+        verdict.choose(values, masked(new, mask))
     }
 
     /// The same for descent with momentum on our CPU kernels, which read and write each number once.
@@ -123,6 +150,7 @@ impl Optimizer {
         decayed: bool,
         values: Tensor<1>,
         gradient: Tensor<1>,
+        verdict: Option<&Verdict>,
     ) -> Tensor<1> {
         let decay = if decayed { self.weight_decay } else { 0.0 };
         match self.rule {
@@ -148,9 +176,20 @@ impl Optimizer {
                 let first = first + gradient.clone() * (1.0 - beta1);
                 let second = second + gradient.clone() * gradient * (1.0 - beta2);
                 self.moments.insert(name.to_string(), Moments { first: first.clone(), second: Some(second.clone()) });
-                let t = self.steps as i32;
-                let denominator = second.sqrt() / (1.0 - beta2.powi(t)).sqrt() + epsilon;
-                values - first / denominator * (lr / (1.0 - beta1.powi(t)))
+                match verdict {
+                    None => {
+                        let t = self.steps as i32;
+                        let denominator = second.sqrt() / (1.0 - beta2.powi(t)).sqrt() + epsilon;
+                        values - first / denominator * (lr / (1.0 - beta1.powi(t)))
+                    }
+                    Some(verdict) => {
+                        // The device alone knows how many steps were taken; before the first one nothing is divided by 0.
+                        let t = verdict.of(self.steps).clamp_min(1.0);
+                        let correction = |beta: f64| (t.clone() * beta.ln()).exp() * -1.0 + 1.0;
+                        let denominator = second.sqrt() / correction(beta2).sqrt() + epsilon;
+                        values - first / denominator * (correction(beta1).recip() * lr)
+                    }
+                }
             }
         }
     }
@@ -244,7 +283,7 @@ mod tests {
                     .update_in_one_pass("w", 0.1, true, &a, &gradient, mask.as_ref())
                     .expect("the kernels run on flex");
                 b = masked(
-                    single.update_step_by_step("w", 0.1, true, b, masked(gradient, mask.as_ref())),
+                    single.update_step_by_step("w", 0.1, true, b, masked(gradient, mask.as_ref()), None),
                     mask.as_ref(),
                 );
                 assert_eq!(to_host(a.clone()), to_host(b.clone()), "step {step}");

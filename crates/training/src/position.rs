@@ -28,6 +28,9 @@ pub struct Position {
     /// MACs of the training so far.
     #[serde(default)]
     pub training_macs: u64,
+    /// Optimizer steps that were left out because a gradient was too large for f16, as the last epoch's end found.
+    #[serde(default)]
+    pub skipped_steps: u64,
     /// The best epoch on the validation split at the target sparsity.
     pub best: Option<Best>,
     /// The last validation accuracy.

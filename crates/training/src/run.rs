@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
         let layers = parts.trainee.engine.layers().len();
         let mut at = Position { changes: vec![(0, 0); layers], ..Position::default() };
         let mut notes = setup.source.warnings();
-        notes.extend(setup.experiment.warning());
+        notes.extend(setup.experiment.warning(&setup.device));
         let fresh = loaded.is_none();
         if let Some(loaded) = loaded {
             notes.extend(loaded.warnings);
@@ -428,6 +428,7 @@ impl<'a> Run<'a> {
             return Err(diagnose(&self.parts.trainee.network, &Gradients::new(), self.at.iteration).into());
         }
         let test_accuracy = self.test_accuracy(recalibrated.as_ref())?;
+        let scaling = self.parts.trainee.loss_scaling();
         let clock = self.parts.clock(self.at.iteration);
         let train = self.meter.totals();
         let engine = &self.parts.trainee.engine;
@@ -449,7 +450,10 @@ impl<'a> Run<'a> {
             seconds: self.at.epoch_seconds + began.elapsed().as_secs_f64(),
             images_per_second: images / self.at.epoch_seconds,
             test_accuracy,
+            loss_scale: scaling.map(|(scale, _)| scale),
+            skipped_steps: scaling.map(|(_, skipped)| skipped),
         };
+        self.note_skipped_steps(scaling);
         self.folder.append_epoch(&row)?;
         for layer in &layers {
             self.folder.append_layer(layer)?;
@@ -477,6 +481,21 @@ impl<'a> Run<'a> {
         self.checkpoint()?;
         self.forget_older_bests();
         Ok(())
+    }
+
+    /// Says how many steps of the epoch were left out because gradients were too large for f16.
+    fn note_skipped_steps(&mut self, scaling: Option<(f64, u64)>) {
+        let Some((scale, skipped)) = scaling else { return };
+        let new = skipped - self.at.skipped_steps;
+        self.at.skipped_steps = skipped;
+        if new > 0 {
+            let sentence = format!(
+                "{new} steps of epoch {} were left out: gradients were too large for f16, and the loss is now scaled by {scale}",
+                self.at.epoch + 1
+            );
+            info!("{sentence}");
+            self.dashboard.note(&sentence);
+        }
     }
 
     /// The test accuracy of the network as it is, where `protocol = "paper"` asks for it; it goes into its column only.

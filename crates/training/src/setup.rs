@@ -202,13 +202,7 @@ pub(crate) fn digest(path: &Path) -> Result<String> {
 ///
 /// Says what in the experiment is wrong.
 pub fn trainee(experiment: &Experiment, train_records: usize, device: &Device) -> Result<Trainee> {
-    ensure!(
-        experiment.precision.is_built_for(device),
-        Mistake(
-            "precision = \"bf16\" is built for the CPU kernels only: use --device cpu, or precision = \"f32\""
-                .to_string()
-        )
-    );
+    experiment.precision.check(device).map_err(Mistake)?;
     let engine = experiment.engine(train_records).map_err(anyhow::Error::msg)?;
     let architecture = experiment.architecture();
     let layers = architecture.graph().map_err(anyhow::Error::msg)?.layers;

@@ -18,12 +18,16 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::cross_entropy;
+use crate::loss_scale::LossScale;
 use crate::meter::Meter;
 use crate::optimizer::{Optimizer, clip};
 use crate::parameters::{self, Gradients};
 use crate::replicas::{Place, Replica, pieces, summed};
 use crate::resident::Resident;
 use crate::tensors::{HostTensor, Tensors, Values};
+
+/// What a checkpoint calls the state of the loss's scale.
+const LOSS_SCALE: &str = "loss_scale";
 
 /// How a step is taken, besides the optimizer's own rule.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ pub struct StepOptions {
     pub clip_norm: Option<f64>,
     /// Pieces into which a batch is split; their gradients are averaged.
     pub accumulate: usize,
-    /// How exactly dense kernels multiply, forward and backward.
+    /// How exactly dense kernels multiply, forward and backward; in f16 the loss is scaled.
     pub precision: Precision,
     /// Parameters that weight decay applies to.
     pub decayed: BTreeSet<String>,
@@ -49,6 +53,8 @@ pub struct Trainee {
     pub(crate) architecture: Architecture,
     pub(crate) optimizer: Optimizer,
     options: StepOptions,
+    /// How the loss is scaled, in f16.
+    loss_scale: Option<LossScale>,
     pub(crate) device: Device,
     /// The mask of every pruned parameter, in the order in which it is stored; absent where nothing is removed.
     pub(crate) masks: BTreeMap<String, Tensor<1>>,
@@ -90,18 +96,19 @@ impl Trainee {
         let architecture = architecture.with_gates(engine.has_gates());
         let network = Network::new(&architecture, seed, &device).map_err(anyhow::Error::msg)?;
         let (masks, sparsity, factors) = (BTreeMap::new(), Sparsity::default(), BTreeMap::new());
-        let (resident, replicas) = (None, Vec::new());
+        let loss_scale = (options.precision == Precision::F16).then(|| LossScale::new(&device.clone().inner()));
         Ok(Self {
             network,
             engine,
             architecture,
             optimizer,
             options,
+            loss_scale,
             device,
             masks,
             sparsity,
-            resident,
-            replicas,
+            resident: None,
+            replicas: Vec::new(),
             factors,
         })
     }
@@ -196,7 +203,12 @@ impl Trainee {
                 None => loss,
             };
             let share = (end - start) as f64 / records as f64;
-            let gradients = (if share < 1.0 { loss * share } else { loss }).backward();
+            let loss = if share < 1.0 { loss * share } else { loss };
+            let loss = match &self.loss_scale {
+                Some(loss_scale) => loss_scale.scaled(loss),
+                None => loss,
+            };
+            let gradients = loss.backward();
             for (name, gradient) in parameters::gradients(network, gradients) {
                 let gradient = match sum.remove(&name) {
                     Some(earlier) => earlier + gradient,
@@ -205,13 +217,20 @@ impl Trainee {
                 sum.insert(name, gradient);
             }
         }
-        summed(sums, &self.device.clone().inner())
+        let mut sum = summed(sums, &self.device.clone().inner());
+        if let Some(loss_scale) = &self.loss_scale {
+            loss_scale.unscale(&mut sum);
+        }
+        sum
     }
 
     /// Takes an optimizer step with masked gradients, after which masked weights and their moments are exactly zero.
+    ///
+    /// In f16, where a gradient is not finite, weights and moments stay as they are.
     pub fn step(&mut self, mut gradients: Gradients, clock: &Clock) {
         let _awake = awake(&self.device);
         let _section = section(Part::Optimizer);
+        let verdict = self.loss_scale.as_mut().map(|loss_scale| loss_scale.judge(&mut gradients));
         self.learn(clock, &mut gradients);
         self.penalise(clock, &mut gradients);
         if let Some(norm) = self.options.clip_norm {
@@ -230,7 +249,11 @@ impl Trainee {
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
             let decayed = options.decayed.contains(&info.name);
-            let values = optimizer.update(&info.name, clock.lr, decayed, values, gradient, masks.get(&info.name));
+            let mask = masks.get(&info.name);
+            let values = match &verdict {
+                None => optimizer.update(&info.name, clock.lr, decayed, values, gradient, mask),
+                Some(verdict) => optimizer.update_if(verdict, &info.name, clock.lr, decayed, values, gradient, mask),
+            };
             Some(match &range {
                 Some((scales, [least, most])) if scales.contains(&info.name) => values.clamp(*least, *most),
                 _ => values,
@@ -247,7 +270,11 @@ impl Trainee {
     pub fn event(&mut self, clock: &Clock, event: &Event, dense: Option<&Gradients>) -> (Change, [f32; 2]) {
         let layers = self.engine.layers();
         let mut weights = parameters::weights(&self.network, layers);
-        let gradients = dense.map(|dense| parameters::rows(dense, layers));
+        let mut gradients = dense.map(|dense| parameters::rows(dense, layers));
+        if let (Some(gradients), Some(_)) = (&mut gradients, &self.loss_scale) {
+            // What overflowed in f16 says nothing about its weight.
+            gradients.iter_mut().flatten().filter(|slope| !slope.is_finite()).for_each(|slope| *slope = 0.0);
+        }
         let change = self.engine.apply(clock, event, &weights, gradients.as_deref());
         if event.cut.is_some() {
             self.end_learning();
@@ -322,6 +349,12 @@ impl Trainee {
             .collect()
     }
 
+    /// Reads how the loss is scaled now, and how many steps were left out; nothing unless the training is in f16.
+    pub fn loss_scaling(&self) -> Option<(f64, u64)> {
+        let [scale, _, skipped] = self.loss_scale.as_ref()?.save();
+        Some((f64::from(scale), skipped as u64))
+    }
+
     /// Reads every parameter, running statistics included, to the host.
     pub fn weights(&self) -> Tensors {
         network_tensors(&self.network)
@@ -334,6 +367,10 @@ impl Trainee {
         for (name, values) in moments {
             let values = parameters::to_host(values);
             tensors.insert(name, HostTensor { shape: vec![values.len()], values: Values::F32(values) });
+        }
+        if let Some(loss_scale) = &self.loss_scale {
+            let values = Values::F32(loss_scale.save().to_vec());
+            tensors.insert(LOSS_SCALE.to_string(), HostTensor { shape: vec![3], values });
         }
         // Masks travel as bytes; in the state's JSON they would take several times their size.
         let mut engine = self.engine.save();
@@ -368,7 +405,10 @@ impl Trainee {
         });
         let (mut weights, mut moments) = (Tensors::new(), BTreeMap::new());
         for (key, tensor) in tensors {
-            if let Some(layer) = key.strip_prefix("mask/") {
+            if key == LOSS_SCALE {
+                let state = tensor.as_f32()?.try_into().context("the tensor loss_scale has not three numbers")?;
+                self.loss_scale = self.loss_scale.is_some().then(|| LossScale::restored(state, &device));
+            } else if let Some(layer) = key.strip_prefix("mask/") {
                 state.engine.masks.insert(layer.to_string(), tensor.as_bytes()?.to_vec());
             } else if let Some(layer) = key.strip_prefix("explored/") {
                 state.engine.explored.insert(layer.to_string(), tensor.as_bytes()?.to_vec());

@@ -24,7 +24,7 @@ pub(crate) struct Strided<'a> {
 /// Returns all weights as the tap kernel of `precision` reads them.
 pub(crate) fn dense(precision: Precision, from: &Strided) -> Weights<'static> {
     match precision {
-        Precision::F32 => {
+        Precision::F32 | Precision::F16 => {
             Weights::Dense(pack(from, from.inputs, |channel, inp, tap| channel[inp * from.steps[1] + tap]))
         }
         Precision::Bf16 => Weights::Bf16(pack(from, from.inputs.div_ceil(2), |channel, pair, tap| {

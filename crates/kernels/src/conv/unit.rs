@@ -145,7 +145,7 @@ impl Unit<'_> {
                 );
             }
             let applied = match precision {
-                Precision::F32 => input.applied(level, from, block..block + 1),
+                Precision::F32 | Precision::F16 => input.applied(level, from, block..block + 1),
                 Precision::Bf16 => Some(rounded::in_pairs(level, from, &input.rounded(level, from, block..block + 1))),
             };
             let x = applied.as_deref().unwrap_or_else(|| input.x.blocks(from, block..block + 1));
@@ -245,7 +245,7 @@ impl Unit<'_> {
                 );
             };
             match precision {
-                Precision::F32 => {
+                Precision::F32 | Precision::F16 => {
                     let through = of_output.through(level, to, first);
                     let gradient = through.as_deref().unwrap_or(gradient);
                     if wanted.weight {
@@ -288,7 +288,7 @@ impl Unit<'_> {
 /// Returns the shape of what the kernel of taps reads.
 fn operand(maps: Maps, precision: Precision) -> Maps {
     match precision {
-        Precision::F32 => maps,
+        Precision::F32 | Precision::F16 => maps,
         Precision::Bf16 => maps.in_pairs(),
     }
 }

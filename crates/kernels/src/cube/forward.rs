@@ -2,7 +2,7 @@
 //!
 //! A thread owns some neighbouring pixels of a row and some filters. For each input channel and row of the kernel it reads the
 //! pixels once, and each weight once, which all threads of a cube share. Everything that the shape says is a constant of the
-//! compiled kernel.
+//! compiled kernel. Maps and weights are f32 or halves of it; sums are f32.
 
 // A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to
 // shorten, and ranges have no `contains` there.
@@ -11,9 +11,10 @@
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::Conv;
+use super::{Conv, element};
 
 /// Threads of a cube.
 const THREADS: u32 = 64;
@@ -68,12 +69,13 @@ impl Constants {
 
 /// `weight` is `[out, in, kernel, kernel]`, or if `turned` `[in, out, kernel, kernel]` and read from the last tap to the first.
 #[cube(launch_unchecked)]
-fn convolve(
-    x: &Tensor<f32>,
-    weight: &Tensor<f32>,
-    y: &mut Tensor<f32>,
+fn convolve<F: Float>(
+    x: &Tensor<F>,
+    weight: &Tensor<F>,
+    y: &mut Tensor<F>,
     #[comptime] of: Constants,
     #[comptime] turned: bool,
+    #[define(F)] _element: ElemType,
 ) {
     let pixels = comptime![of.tile.pixels];
     let filters = comptime![of.tile.filters];
@@ -127,7 +129,7 @@ fn convolve(
                 let at = columns[j as usize];
                 let inside = row_start != OUTSIDE && at != OUTSIDE;
                 let place = select(inside, start + row_start + at, 0u32);
-                window[j as usize] = select(inside, x[place as usize], 0.0f32);
+                window[j as usize] = select(inside, f32::cast_from(x[place as usize]), 0.0f32);
             }
             #[unroll]
             for f in 0..filters {
@@ -140,7 +142,7 @@ fn convolve(
                     } else {
                         (filter * of.inputs + channel) * taps + tap
                     };
-                    let weight = weight[place as usize];
+                    let weight = f32::cast_from(weight[place as usize]);
                     #[unroll]
                     for p in 0..pixels {
                         let sum = comptime![(f * pixels + p) as usize];
@@ -160,7 +162,7 @@ fn convolve(
         for p in 0..pixels {
             let place = (image * of.outputs + filter) * size + row * of.columns + column + p;
             if filter < of.outputs && column + p < of.columns {
-                y[place as usize] = sums[comptime![(f * pixels + p) as usize]];
+                y[place as usize] = F::cast_from(sums[comptime![(f * pixels + p) as usize]]);
             }
         }
     }
@@ -185,7 +187,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, weight: CubeTensor, turned: bo
     }
     let weight = into_contiguous(weight);
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape.into(), x.dtype);
-    let client = x.client.clone();
+    let (client, element) = (x.client.clone(), element(x.dtype));
     // SAFETY: places are below the lengths of their tensors: padding and filters beyond the last one are read at a place
     // inside, and threads and sums beyond the output end or write nothing.
     unsafe {
@@ -198,6 +200,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, weight: CubeTensor, turned: bo
             y.clone().into_tensor_arg(),
             of,
             turned,
+            element,
         );
     }
     Some(y)

@@ -14,6 +14,9 @@ type Runtime = <CubeBackend as FusionBackend>::FusionRuntime;
 /// A tensor of burn's stream.
 pub(crate) type Fused = FusionTensor<Runtime>;
 
+/// What a convolution computes on.
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
 #[derive(Debug)]
 struct Queued {
     conv: Conv,
@@ -33,16 +36,16 @@ impl Operation<Runtime> for Queued {
     }
 }
 
-/// Queues one direction of a convolution of f32 tensors.
+/// Queues one direction of a convolution of tensors of one type, f32 or a half of it.
 ///
 /// # Panics
 ///
-/// Panics if `conv` does not fit ([`Conv::fits`]) or the tensors are not f32.
+/// Panics if `conv` does not fit ([`Conv::fits`]) or the tensors are of other types.
 pub(crate) fn enqueue(conv: Conv, direction: Direction, a: Fused, b: Fused) -> Fused {
     assert!(conv.fits(), "{conv:?}");
-    assert_eq!([a.dtype, b.dtype], [DType::F32; 2], "the tensors of a convolution");
-    let client = a.client.clone();
-    let result = TensorIr::uninit(client.create_empty_handle(), direction.result_shape(conv).into(), DType::F32);
+    assert!(a.dtype == b.dtype && TYPES.contains(&a.dtype), "a convolution of {:?} and {:?}", a.dtype, b.dtype);
+    let (client, dtype) = (a.client.clone(), direction.result_type(a.dtype));
+    let result = TensorIr::uninit(client.create_empty_handle(), direction.result_shape(conv).into(), dtype);
     // The stream compares operations by what is in here, and must not take two convolutions for the same one.
     let scalars = [conv.stride, conv.padding, direction as usize].map(|number| ScalarIr::UInt(number as u64));
     let tensors =

@@ -4,17 +4,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Device, Tensor, activation};
+use burn::tensor::{DType, Device, FloatDType, Tensor, activation};
 
 use super::flex::{Floats, is_ours, run, tensor};
 use super::pending::Pending;
 use super::planes::View;
+use super::precision::in_f32;
 use crate::Precision;
 use crate::batch_norm::Statistics;
 use crate::buffer::Buffer;
 use crate::maps::{LANES, Maps};
 
 /// Maps of a batch, `[images, channels, height, width]`: in blocks on flex, as they are on other backends.
+///
+/// In half precision on GPUs what convolutions return is in halves, and stays so through normalisations, rectifiers and
+/// residuals, so that half as many bytes travel; any other operation gets the maps in f32.
 ///
 /// A normalisation that follows a convolution waits for what comes next, so that another convolution can do both at
 /// once; a clone, and any other operation, lets it be computed.
@@ -26,7 +30,7 @@ pub struct Activation {
 
 #[derive(Debug)]
 enum State {
-    /// Maps as they are.
+    /// Maps as they are, in f32 or, on GPUs, in halves.
     Nchw(Tensor<4>),
     /// Maps in blocks.
     Blocks(Blocks),
@@ -88,7 +92,7 @@ impl Activation {
         Activation::of_blocks(blocks, maps)
     }
 
-    /// Returns the maps as `[images, channels, height, width]`.
+    /// Returns the maps as `[images, channels, height, width]`, in f32.
     pub fn into_nchw(self) -> Tensor<4> {
         let Blocks { tensor: blocks, maps, .. } = match self.into_blocks() {
             Ok(blocks) => blocks,
@@ -126,16 +130,20 @@ impl Activation {
 
     /// Sets negative values to zero.
     pub fn relu(self) -> Activation {
-        match self.into_blocks() {
-            // The zeros around the maps stay zeros.
-            Ok(Blocks { tensor, maps, .. }) => Activation::of_blocks(activation::relu(tensor), maps),
-            Err(images) => Activation::of_nchw(activation::relu(images)),
+        match self.into_plain() {
+            Ok(images) => Activation::of_nchw(activation::relu(images)),
+            Err(blocks) => {
+                // The zeros around the maps stay zeros.
+                let Blocks { tensor, maps, .. } = blocks.settled();
+                Activation::of_blocks(activation::relu(tensor), maps)
+            }
         }
     }
 
     /// Adds `other`, an activation of the same shape.
     #[allow(clippy::should_implement_trait)]
     pub fn add(self, other: Activation) -> Activation {
+        let dtype = self.dtype();
         let this = match self.into_pending() {
             Ok(chain) if chain.takes_residual() => {
                 let residual = other.blocks_of(chain.maps());
@@ -146,7 +154,7 @@ impl Activation {
         };
         match this.into_blocks() {
             Ok(Blocks { tensor, maps, .. }) => Activation::of_blocks(tensor + other.blocks_of(maps).tensor, maps),
-            Err(images) => Activation::of_nchw(images + other.into_nchw()),
+            Err(images) => Activation::of_nchw((images + other.into_nchw()).cast(dtype)),
         }
     }
 
@@ -189,6 +197,27 @@ impl Activation {
         Activation::of(State::Pending(Box::new(pending), OnceLock::new()))
     }
 
+    /// Returns the type of the maps' numbers.
+    pub(super) fn dtype(&self) -> FloatDType {
+        match &self.state {
+            State::Nchw(images) => images.dtype().into(),
+            State::Blocks(_) | State::View(_) | State::Pending(..) => FloatDType::F32,
+        }
+    }
+
+    /// Returns the maps as they are, halves included, unless they are in a layout of ours.
+    pub(super) fn into_plain(self) -> Result<Tensor<4>, Activation> {
+        match self.state {
+            State::Nchw(images) => Ok(images),
+            State::Blocks(_) | State::View(_) | State::Pending(..) => Err(self),
+        }
+    }
+
+    /// Returns the blocks of maps that are in a layout of ours.
+    pub(super) fn settled(self) -> Blocks {
+        self.into_blocks().expect("the maps are in blocks")
+    }
+
     /// Returns the operations that wait, or the activation if none do.
     pub(super) fn into_pending(self) -> Result<Pending, Activation> {
         match self.state {
@@ -197,17 +226,17 @@ impl Activation {
         }
     }
 
-    /// Returns the blocks, or the maps as they are.
+    /// Returns the blocks, or the maps as they are, in f32.
     pub(super) fn into_blocks(self) -> Result<Blocks, Tensor<4>> {
         match self.state {
-            State::Nchw(images) => Err(images),
+            State::Nchw(images) => Err(in_f32(images)),
             State::Blocks(blocks) => Ok(blocks),
             State::View(view) => Ok(view.settle()),
             State::Pending(pending, settled) => Ok(settled.into_inner().unwrap_or_else(|| pending.settle())),
         }
     }
 
-    /// Returns the channels, wherever they are, or the maps as they are.
+    /// Returns the channels, wherever they are, or the maps as they are, in f32.
     pub(super) fn into_view(self) -> Result<View, Tensor<4>> {
         match self.state {
             State::View(view) => Ok(view),

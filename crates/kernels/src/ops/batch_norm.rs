@@ -2,7 +2,7 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use burn::tensor::{activation, module};
 
 use super::Activation;
@@ -41,7 +41,7 @@ pub struct Normalised {
 
 /// Normalises each channel of `x` by its own mean and variance.
 pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, then: Then) -> Normalised {
-    let device = x.device();
+    let (device, dtype) = (x.device(), x.dtype());
     let constant = |floats| {
         let plain = Tensor::<1>::from_primitive::<Flex>(vector(floats));
         if device.is_autodiff() { Tensor::from_inner(plain) } else { plain }
@@ -74,11 +74,11 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
             // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
             if is_flex(&device) {
                 let batch = module::batch_norm_train(images, gamma, beta, epsilon);
-                let output = finish(batch.output, then);
+                let output = finish(batch.output, then, dtype);
                 return Normalised { output, mean: batch.mean, variance: batch.variance };
             }
             let batch = reductions::batch_norm_train(images, gamma, beta, epsilon);
-            let output = finish(batch.output, then);
+            let output = finish(batch.output, then, dtype);
             return Normalised { output, mean: batch.mean, variance: batch.variance };
         }
     };
@@ -107,9 +107,10 @@ pub fn batch_norm(
     epsilon: f64,
     then: Then,
 ) -> Activation {
+    let dtype = x.dtype();
     let view = match x.into_view() {
         Ok(view) => view,
-        Err(images) => return finish(module::batch_norm(images, gamma, beta, mean, variance, epsilon), then),
+        Err(images) => return finish(module::batch_norm(images, gamma, beta, mean, variance, epsilon), then, dtype),
     };
     let floats = |tensor: Tensor<1>| tensor.into_data().try_to_vec::<f32>().expect("statistics are f32");
     let statistics = Statistics { mean: floats(mean), variance: floats(variance) };
@@ -128,14 +129,15 @@ pub fn batch_norm(
     normalise(maps, x, gamma, beta, epsilon, then, |_| (statistics, false))
 }
 
-fn finish(normalised: Tensor<4>, then: Then) -> Activation {
+/// Does what follows, and returns maps of `dtype`: rounded before the rectifier, which keeps them for the backward pass.
+fn finish(normalised: Tensor<4>, then: Then, dtype: FloatDType) -> Activation {
     let tensor = match then {
-        Then::Nothing => normalised,
-        Then::Relu => activation::relu(normalised),
-        Then::AddRelu(residual) => activation::relu(normalised + residual.into_nchw()),
+        Then::Nothing => normalised.cast(dtype),
+        Then::Relu => activation::relu(normalised.cast(dtype)),
+        Then::AddRelu(residual) => activation::relu((normalised + residual.into_nchw()).cast(dtype)),
         Then::AddReluAt(residual, places) => {
             let normalised = expand(Activation::of_nchw(normalised), &places, residual.dims()[1]);
-            activation::relu(normalised.into_nchw() + residual.into_nchw())
+            activation::relu((normalised.into_nchw() + residual.into_nchw()).cast(dtype))
         }
     };
     Activation::of_nchw(tensor)

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::Activation;
 use super::activation::{Blocks, in_blocks};
 use super::cube;
 use super::flex::{Floats, run, tensor, vector};
 use super::pending::{Pending, Sparse};
+use super::precision::in_f32;
 use super::reductions::add_bias;
 use crate::Precision;
 use crate::batch_norm::{Affine, Gate};
@@ -63,6 +64,18 @@ fn convolve(
     };
     let device = if x.device().is_autodiff() { x.device() } else { weight.device() };
     let precision = x.precision();
+    let x = match x.into_plain() {
+        Ok(images) => {
+            let y = cube::conv2d(images, weight, stride, padding, precision);
+            let dtype: FloatDType = y.dtype().into();
+            return Activation::of_nchw(match bias {
+                Some(bias) => add_bias(in_f32(y), bias).cast(dtype),
+                None => y,
+            });
+        }
+        Err(x) => x,
+    };
+    let precision = precision.on_cpu();
     let sparse = sparse.filter(|(pattern, _)| precision == Precision::F32 || pattern.pays_against_bf16());
     let precision = if sparse.is_some() { Precision::F32 } else { precision };
     let (chain, conv) = match x.into_pending() {
@@ -72,18 +85,8 @@ fn convolve(
         }
         other => {
             let blocks = match other {
-                Ok(chain) => Ok(chain.settle()),
-                Err(x) => x.into_blocks(),
-            };
-            let blocks = match blocks {
-                Ok(blocks) => blocks,
-                Err(images) => {
-                    let y = cube::conv2d(images, weight, stride, padding);
-                    return Activation::of_nchw(match bias {
-                        Some(bias) => add_bias(y, bias),
-                        None => y,
-                    });
-                }
+                Ok(chain) => chain.settle(),
+                Err(x) => x.settled(),
             };
             let conv = conv(blocks.maps);
             if !conv.fits() {

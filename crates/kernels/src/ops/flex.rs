@@ -16,7 +16,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, DispatchDevice, Flex, GradientCheckpointingStrategy};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::Precision;
 use crate::buffer::Buffer;
 use crate::profile::{Part, section};
 
@@ -29,13 +28,6 @@ pub(super) fn is_ours(device: &Device) -> bool {
 pub(super) fn may_be_ours(device: &Device) -> bool {
     let checkpoints = device.gradient_checkpointing_strategy();
     !is_switched_off() && checkpoints.is_none_or(|strategy| strategy == GradientCheckpointingStrategy::Disabled)
-}
-
-impl Precision {
-    /// Tells whether layers on `device` can have it: elsewhere than on our kernels all are f32.
-    pub fn is_built_for(self, device: &Device) -> bool {
-        self == Precision::F32 || is_ours(device)
-    }
 }
 
 /// Tells whether `device` is flex, whoever's kernels run on it.

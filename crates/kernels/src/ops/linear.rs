@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use burn::tensor::module;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 
 use super::Gradients;
 use super::flex::{Floats, Input, is_ours, run_as, tensor, vector};
+use super::precision::in_f32;
 use crate::bf16::Precision;
 use crate::buffer::Buffer;
 use crate::linear::{Linear, LinearPattern, Start, WeightGradient};
@@ -53,7 +54,7 @@ pub fn linear<const D: usize>(
     let layer = Layer::new(&weight, Panels::of_rows(rows), kept, precision, x.device().is_autodiff());
     let is_ours = is_ours(&x.device()) && is_ours(&weight.device()) && x.dtype() == DType::F32;
     if rows == 0 || !is_ours || layer.is_plain() {
-        return module::linear(x, weight, bias);
+        return plain(x, weight, bias, precision);
     }
     let Linear { inputs, outputs, panels, .. } = layer.linear;
     let mut dims = x.dims();
@@ -76,6 +77,24 @@ pub fn linear<const D: usize>(
         (tensor(panels.unpack(&y, outputs), [rows, outputs]), Box::new(backward))
     });
     y.reshape(dims)
+}
+
+/// Multiplies in burn's operations: on GPUs in `precision`, with sums in f32, and returns f32.
+pub(super) fn plain<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    precision: Precision,
+) -> Tensor<D> {
+    let dtype = precision.on(&x.device());
+    if dtype == FloatDType::F32 {
+        return module::linear(x, weight, bias);
+    }
+    let y = in_f32(module::linear(x.cast(dtype), weight.cast(dtype), None));
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// A tensor that may be absent, as an input of an operation.
@@ -110,6 +129,7 @@ impl Layer {
         if let Some((pattern, _)) = kept {
             assert_eq!([outputs, inputs], pattern.shape(), "a pattern has the shape of its weight");
         }
+        let precision = precision.on_cpu();
         let sparse = kept.filter(|(pattern, _)| precision == Precision::F32 || pattern.pays_against_bf16());
         let precision = if sparse.is_some() { Precision::F32 } else { precision };
         let sparse = sparse.map(|(pattern, gradients)| (pattern.clone(), gradients == Gradients::All));

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Tensor, activation, module};
 
 use super::activation::{Blocks, in_blocks};
 use super::flex::{Floats, Input, is_ours, run_as, tensor, vector};
-use super::linear::{Layer, optional};
+use super::linear::{Layer, optional, plain};
 use super::{Activation, Gradients};
 use crate::attention::Attention;
 use crate::bf16::Precision;
@@ -25,8 +25,8 @@ pub struct Tokens(State);
 
 #[derive(Clone, Debug)]
 enum State {
-    /// Tokens as they are.
-    Rows(Tensor<3>),
+    /// Tokens as they are, and how exactly the next linear layer multiplies them.
+    Rows(Tensor<3>, Precision),
     /// Tokens in panels.
     Panels(Packed),
 }
@@ -48,7 +48,7 @@ impl Tokens {
     pub fn new(x: Tensor<3>) -> Tokens {
         let shape @ [images, tokens, features] = x.dims();
         if shape.contains(&0) || !is_ours(&x.device()) || x.dtype() != DType::F32 {
-            return Tokens(State::Rows(x));
+            return Tokens::of_rows(x);
         }
         let panels = Panels::of_tokens(images, tokens);
         let tensor = run_as(Part::Layout, [x.into()], |[x]| {
@@ -95,7 +95,7 @@ impl Tokens {
     /// Returns the tokens as `[images, tokens, features]`.
     pub fn into_tensor(self) -> Tensor<3> {
         let Packed { tensor: x, panels, images, features, .. } = match self.0 {
-            State::Rows(x) => return x,
+            State::Rows(x, _) => return x,
             State::Panels(packed) => packed,
         };
         run_as(Part::Layout, [x.into()], |[x]| {
@@ -109,7 +109,7 @@ impl Tokens {
     /// Returns the first token of each image, `[images, features]`.
     pub fn first(self) -> Tensor<2> {
         let Packed { tensor: x, panels, images, features, .. } = match self.0 {
-            State::Rows(x) => return x.narrow(1, 0, 1).squeeze_dim(1),
+            State::Rows(x, _) => return x.narrow(1, 0, 1).squeeze_dim(1),
             State::Panels(packed) => packed,
         };
         run_as(Part::Layout, [x.into()], |[x]| {
@@ -134,7 +134,7 @@ impl Tokens {
     /// Returns `[images, tokens, features]`.
     pub fn dims(&self) -> [usize; 3] {
         match &self.0 {
-            State::Rows(x) => x.dims(),
+            State::Rows(x, _) => x.dims(),
             State::Panels(packed) => [packed.images, packed.panels.pixels, packed.features],
         }
     }
@@ -142,7 +142,7 @@ impl Tokens {
     /// Returns the device that the tokens are on.
     pub fn device(&self) -> Device {
         match &self.0 {
-            State::Rows(x) => x.device(),
+            State::Rows(x, _) => x.device(),
             State::Panels(packed) => packed.tensor.device(),
         }
     }
@@ -173,7 +173,7 @@ impl Tokens {
     /// Asks for the precision of the linear layer that comes next.
     pub fn with_precision(self, precision: Precision) -> Tokens {
         Tokens(match self.0 {
-            State::Rows(x) => State::Rows(x),
+            State::Rows(x, _) => State::Rows(x, precision),
             State::Panels(packed) => State::Panels(Packed { precision, ..packed }),
         })
     }
@@ -186,12 +186,12 @@ impl Tokens {
         kept: Option<(&Arc<LinearPattern>, Gradients)>,
     ) -> Tokens {
         let Packed { tensor: x, panels, images, features, precision } = match self.0 {
-            State::Rows(x) => {
-                let y = module::linear(x, weight, bias);
-                return Tokens(State::Rows(match onto {
+            State::Rows(x, precision) => {
+                let y = plain(x, weight, bias, precision);
+                return Tokens::of_rows(match onto {
                     Some(onto) => y + onto.into_tensor(),
                     None => y,
-                }));
+                });
             }
             State::Panels(packed) => packed,
         };
@@ -226,7 +226,7 @@ impl Tokens {
     /// Normalises each token to mean 0 and variance 1, multiplies by `gamma` and adds `beta`.
     pub fn layer_norm(self, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> Tokens {
         let Packed { tensor: x, panels, images, features, .. } = match self.0 {
-            State::Rows(x) => return Tokens(State::Rows(module::layer_norm(x, gamma, Some(beta), epsilon))),
+            State::Rows(x, _) => return Tokens::of_rows(module::layer_norm(x, gamma, Some(beta), epsilon)),
             State::Panels(packed) => packed,
         };
         let y = run_as(Part::LayerNorm, [x.into(), gamma.into(), beta.into()], |[x, gamma, beta]| {
@@ -248,7 +248,7 @@ impl Tokens {
     /// Applies the Gaussian error linear unit.
     pub fn gelu(self) -> Tokens {
         let Packed { tensor: x, panels, images, features, .. } = match self.0 {
-            State::Rows(x) => return Tokens(State::Rows(activation::gelu(x))),
+            State::Rows(x, _) => return Tokens::of_rows(activation::gelu(x)),
             State::Panels(packed) => packed,
         };
         let y = run_as(Part::Gelu, [x.into()], |[x]| {
@@ -272,13 +272,13 @@ impl Tokens {
         assert_eq!(triple % (3 * heads), 0, "queries, keys and values of {heads} heads in {triple} features");
         let (width, features) = (triple / 3, triple / 3 / heads);
         let Packed { tensor: qkv, panels, .. } = match self.0 {
-            State::Rows(qkv) => {
+            State::Rows(qkv, _) => {
                 let [q, k, v] = [0, 1, 2].map(|i| {
                     let part = qkv.clone().narrow(2, i * width, width);
                     part.reshape([images, tokens, heads, features]).swap_dims(1, 2)
                 });
                 let weights = activation::softmax(q.matmul(k.swap_dims(2, 3)).mul_scalar(scale), 3);
-                return Tokens(State::Rows(weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, width])));
+                return Tokens::of_rows(weights.matmul(v).swap_dims(1, 2).reshape([images, tokens, width]));
             }
             State::Panels(packed) => packed,
         };
@@ -294,6 +294,10 @@ impl Tokens {
         Tokens::of(y, panels, images, width)
     }
 
+    fn of_rows(x: Tensor<3>) -> Tokens {
+        Tokens(State::Rows(x, Precision::F32))
+    }
+
     fn of(tensor: Tensor<4>, panels: Panels, images: usize, features: usize) -> Tokens {
         Tokens(State::Panels(Packed { tensor, panels, images, features, precision: Precision::F32 }))
     }
@@ -301,9 +305,9 @@ impl Tokens {
     fn packed(self) -> Packed {
         match self.0 {
             State::Panels(packed) => packed,
-            State::Rows(x) => match Tokens::new(x).0 {
+            State::Rows(x, _) => match Tokens::new(x).0 {
                 State::Panels(packed) => packed,
-                State::Rows(_) => unreachable!("both are f32 and on flex"),
+                State::Rows(..) => unreachable!("both are f32 and on flex"),
             },
         }
     }

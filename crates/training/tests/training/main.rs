@@ -2,6 +2,7 @@
 
 mod channels;
 mod devices;
+mod half;
 mod learned;
 mod loop_ends;
 mod penalties;
@@ -28,19 +29,18 @@ fn trainee(scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
 }
 
 fn trainee_by(rule: Rule, scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
+    trainee_in(Precision::F32, rule, scheduler, horizon, device)
+}
+
+fn trainee_in(precision: Precision, rule: Rule, scheduler: &str, horizon: Horizon, device: &Device) -> Trainee {
     let architecture = Architecture::new("lenet5", 10, [1, 28, 28]);
     let table: toml::Table = scheduler.parse().unwrap();
     let (scheduler, common) = registry::build(&table, horizon).unwrap();
     let options = Options { exclude: common.exclude, floor: common.floor, seed: 3, channels: common.channels };
     let engine = Engine::new(&architecture.graph().unwrap(), scheduler, options).unwrap();
     let device = device.clone().autodiff();
-    let options = StepOptions {
-        label_smoothing: 0.0,
-        clip_norm: None,
-        accumulate: 1,
-        precision: Precision::F32,
-        decayed: BTreeSet::new(),
-    };
+    let options =
+        StepOptions { label_smoothing: 0.0, clip_norm: None, accumulate: 1, precision, decayed: BTreeSet::new() };
     let mut trainee = Trainee::new(architecture, 3, engine, Optimizer::new(rule, 5e-4), options, device).unwrap();
     let mut decayed = BTreeSet::new();
     bonsai_training::parameters::visit(&trainee.network, |info, _| {

@@ -129,13 +129,16 @@ fn bf16_learns_as_well_as_f32_and_keeps_f32_weights() {
 
 #[test]
 #[allow(deprecated)]
-fn bf16_is_refused_where_there_are_no_kernels_for_it() {
+fn halves_are_refused_where_there_are_no_kernels_for_them() {
     let text = include_str!("../../../../experiments/shapes10-resnet20-dense.toml");
     let experiment = Experiment::with_overrides(text, "shapes10", &["precision=bf16".to_string()]).unwrap();
     assert!(experiment.to_toml().contains("precision = \"bf16\""));
     assert!(setup::trainee(&experiment, 100, &Device::flex()).is_ok());
     let error = setup::trainee(&experiment, 100, &Device::ndarray()).err().unwrap().to_string();
-    assert!(error.contains("CPU kernels only"), "{error}");
+    assert!(error.contains("for the CPU kernels and for GPUs only"), "{error}");
+    let f16 = Experiment::with_overrides(text, "shapes10", &["precision=f16".to_string()]).unwrap();
+    let error = setup::trainee(&f16, 100, &Device::flex()).err().unwrap().to_string();
+    assert!(error.contains("on the CPU use precision = \"bf16\""), "{error}");
     let typo = Experiment::with_overrides(text, "shapes10", &["precision=bf17".to_string()]).unwrap_err();
     assert!(typo.contains("bf16"), "{typo}");
 }
