@@ -108,7 +108,8 @@ impl Layer {
                 let work: &Work = &directions[direction as usize];
                 let gflops = work.flops() / 1e9;
                 let all_threads = match shape.precision {
-                    Precision::F32 => peak.all_threads,
+                    // Layers are recorded on the CPU, where none is f16.
+                    Precision::F32 | Precision::F16 => peak.all_threads,
                     Precision::Bf16 => peak.all_threads_bf16,
                 };
                 let peak = gflops / (all_threads / peak.threads as f64);
@@ -156,6 +157,7 @@ pub fn layer_table(layers: &[Layer]) -> String {
                 (true, _) => "sparse",
                 (false, Precision::F32) => "dense",
                 (false, Precision::Bf16) => "dense bf16",
+                (false, Precision::F16) => "dense f16",
             }
             .to_string(),
             format!("{}", layer.count),
