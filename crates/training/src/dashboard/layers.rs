@@ -75,7 +75,7 @@ pub fn table(layers: &[LayerState], skip: usize, width: usize, height: usize) ->
     let layers = &layers[skip.min(layers.len())..];
     let rows = height.saturating_sub(1).max(1);
     let longest = layers.iter().map(|layer| short_name(&layer.name).chars().count()).max().unwrap_or(0);
-    let most = ((width + GAP) / (NAME + Detail::Mark.width() + GAP)).max(1);
+    let most = ((width + GAP) / (longest.clamp(NAME, 12) + Detail::Mark.width() + GAP)).max(1);
     let columns = layers.len().div_ceil(rows).clamp(1, most);
     let cell = (width - (GAP * (columns - 1)).min(width)) / columns;
     let fits = |detail: &Detail| longest.clamp(NAME, 20) + detail.width() <= cell;
