@@ -1,24 +1,33 @@
-//! Convolution on GPUs: kernels of our own beside burn's, of which the faster one is found by measuring.
+//! Convolution and batch normalisation on GPUs: kernels of our own beside burn's.
 //!
 //! burn runs a convolution on a GPU as one of several kernels, but none of them keeps a tile of sums in registers, and its data
-//! gradient goes through columns that are scattered back. Here are two kernels that do (`forward`, `weight`), and three
-//! ways to write a direction in burn's own operations: a data gradient of stride 1 is a forward convolution with turned,
-//! transposed weights, and a 1×1 convolution is a matrix product in all directions.
+//! gradient goes through columns that are scattered back. Here are three kernels that do (`forward`, `data`, `weight`; `tiles`
+//! is what they share), and ways to write a direction in burn's own operations: a data gradient of stride 1 is a forward
+//! convolution with turned, transposed weights, and a 1×1 convolution is a matrix product in all directions. `choice` times
+//! them once for each shape and device, with CubeCL's own tuner.
 //!
-//! `choice` times them once for each shape and device, with CubeCL's own tuner. `queue` puts a convolution into burn's
-//! stream of fused operations. [`launches`] counts what reaches the device.
+//! burn composes a training batch normalisation of operations that pass over the maps again and again; `norm` does it in two
+//! passes each way, with the rectifier and the residual.
+//!
+//! `queue` puts both into burn's stream of fused operations. [`launches`] counts what reaches the device.
 
 mod choice;
+mod data;
 mod forward;
 pub mod launches;
+mod norm;
 mod queue;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tiles;
 mod weight;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use queue::{Fused, enqueue};
+pub(crate) use norm::Norm;
+pub(crate) use queue::{Fused, Seen, enqueue, normalise, normalise_backward};
 
 /// Returns the largest buffer that a GPU gives and, where it says so, all of its memory, in bytes; nothing for other devices.
 pub fn memory(device: &Device) -> Option<(u64, Option<u64>)> {

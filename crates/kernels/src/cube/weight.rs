@@ -15,7 +15,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::Conv;
-use super::forward::{Constants, Tile};
+use super::tiles::{Constants, OUTSIDE, Tile};
 
 /// Input channels, one a thread, of a cube.
 const THREADS: u32 = 32;
@@ -23,8 +23,6 @@ const THREADS: u32 = 32;
 const SHARES: usize = 32;
 /// Sums of a thread, which are to stay in registers.
 const MOST_SUMS: u32 = 100;
-/// Marks a pixel of the padding.
-const OUTSIDE: u32 = u32::MAX;
 
 /// Writes `[shares, out, in, kernel, kernel]`.
 #[cube(launch_unchecked)]
@@ -37,12 +35,12 @@ fn weight_gradient(
 ) {
     let pixels = comptime![of.tile.pixels];
     let filters = comptime![of.tile.filters];
-    let per_row = comptime![of.columns.div_ceil(of.tile.pixels)];
+    let per_row = comptime![of.output.columns.div_ceil(of.tile.pixels)];
     let span = comptime![(of.tile.pixels - 1) * of.stride + of.kernel];
     let taps = comptime![of.kernel * of.kernel];
 
     let channel = ABSOLUTE_POS_X;
-    if channel >= of.inputs {
+    if channel >= of.input.channels {
         terminate!();
     }
     let first = CUBE_POS_Y * filters;
@@ -57,32 +55,32 @@ fn weight_gradient(
     for image in range_stepped(share, images, CUBE_COUNT_Z) {
         let of_x = image * x.stride(0) as u32 + channel * x.stride(1) as u32;
         let of_gradient = image * gradient.stride(0) as u32;
-        for row in 0..of.rows {
+        for row in 0..of.output.rows {
             for group in 0..per_row {
                 let column = group * pixels;
                 let mut above = Array::<f32>::new(comptime![(pixels * filters) as usize]);
                 #[unroll]
                 for f in 0..filters {
-                    let filter = min(first + f, of.outputs - 1);
+                    let filter = min(first + f, of.output.channels - 1);
                     #[unroll]
                     for p in 0..pixels {
-                        let inside = column + p < of.columns;
+                        let inside = column + p < of.output.columns;
                         let at = of_gradient
                             + filter * gradient.stride(1) as u32
                             + row * gradient.stride(2) as u32
-                            + min(column + p, of.columns - 1) * gradient.stride(3) as u32;
+                            + min(column + p, of.output.columns - 1) * gradient.stride(3) as u32;
                         above[comptime![(f * pixels + p) as usize]] = select(inside, gradient[at as usize], 0.0f32);
                     }
                 }
                 #[unroll]
                 for i in 0..of.kernel {
                     let r = row * of.stride + i;
-                    let in_rows = r >= of.padding && r < of.padding + of.height;
+                    let in_rows = r >= of.padding && r < of.padding + of.input.rows;
                     let mut window = Array::<f32>::new(comptime![span as usize]);
                     #[unroll]
                     for j in 0..span {
                         let c = column * of.stride + j;
-                        let inside = in_rows && c >= of.padding && c < of.padding + of.width;
+                        let inside = in_rows && c >= of.padding && c < of.padding + of.input.columns;
                         let at = of_x + (r - of.padding) * x.stride(2) as u32 + (c - of.padding) * x.stride(3) as u32;
                         window[j as usize] = select(inside, x[select(inside, at, 0u32) as usize], 0.0f32);
                     }
@@ -109,8 +107,8 @@ fn weight_gradient(
     #[unroll]
     for f in 0..filters {
         let filter = first + f;
-        if filter < of.outputs {
-            let start = ((share * of.outputs + filter) * of.inputs + channel) * taps;
+        if filter < of.output.channels {
+            let start = ((share * of.output.channels + filter) * of.input.channels + channel) * taps;
             #[unroll]
             for tap in 0..taps {
                 partial[(start + tap) as usize] = sums[comptime![(f * taps + tap) as usize]];
@@ -125,8 +123,9 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     let shape = conv.weight_shape();
     let weights = shape.iter().product::<usize>();
     let shares = conv.images.min(SHARES);
-    let elements = conv.input_shape().iter().product::<usize>().max(conv.output_shape().iter().product());
-    if of.kernel * of.kernel * tile.filters > MOST_SUMS || elements.max(shares * weights) >= OUTSIDE as usize {
+    let fits = of.kernel * of.kernel * tile.filters <= MOST_SUMS && shares * weights < OUTSIDE as usize;
+    // Another tile of one row runs the same kernel.
+    if tile.rows > 1 || !fits {
         return None;
     }
     let client = x.client.clone();
@@ -136,8 +135,12 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     unsafe {
         weight_gradient::launch_unchecked(
             &client,
-            CubeCount::Static(of.inputs.div_ceil(THREADS), of.outputs.div_ceil(tile.filters), shares as u32),
-            CubeDim::new_1d(THREADS.min(of.inputs.next_power_of_two())),
+            CubeCount::Static(
+                of.input.channels.div_ceil(THREADS),
+                of.output.channels.div_ceil(tile.filters),
+                shares as u32,
+            ),
+            CubeDim::new_1d(THREADS.min(of.input.channels.next_power_of_two())),
             x.into_tensor_arg(),
             gradient.into_tensor_arg(),
             partial.clone().into_tensor_arg(),
