@@ -22,8 +22,10 @@ pub(crate) mod testing;
 mod tiles;
 mod weight;
 
-use burn::backend::DispatchDevice;
-use burn::tensor::Device;
+use burn::backend::{DType, DispatchDevice};
+use burn::tensor::{Device, bf16, f16};
+use cubecl::ir::ElemType;
+use cubecl::prelude::Scalar;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use norm::Norm;
@@ -125,5 +127,14 @@ impl Direction {
             Direction::Data => conv.input_shape(),
             Direction::Weight => conv.weight_shape(),
         }
+    }
+}
+
+/// Returns what our kernels call the type of a tensor, which is f32 or a half of it.
+fn element(dtype: DType) -> ElemType {
+    match dtype {
+        DType::F16 => f16::elem_type_native(),
+        DType::BF16 => bf16::elem_type_native(),
+        _ => f32::elem_type_native(),
     }
 }

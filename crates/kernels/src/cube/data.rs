@@ -11,13 +11,20 @@
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::Conv;
 use super::tiles::{Constants, Tile, grid, last, places, position, store, window, zeros};
+use super::{Conv, element};
 
 #[cube(launch_unchecked)]
-fn data_gradient(gradient: &Tensor<f32>, weight: &Tensor<f32>, x: &mut Tensor<f32>, #[comptime] of: Constants) {
+fn data_gradient<F: Float>(
+    gradient: &Tensor<F>,
+    weight: &Tensor<F>,
+    x: &mut Tensor<F>,
+    #[comptime] of: Constants,
+    #[define(F)] _element: ElemType,
+) {
     let tile = comptime![of.tile];
     let taps = comptime![of.kernel * of.kernel];
     // Tap `i` leads from input row `r` back to output row `(r + ahead - i) / stride - kernel`, without negative numbers.
@@ -39,7 +46,7 @@ fn data_gradient(gradient: &Tensor<f32>, weight: &Tensor<f32>, x: &mut Tensor<f3
     let mut sums = zeros(tile);
     let mut start = image * gradient.stride(0) as u32;
     for channel in 0..of.output.channels {
-        let pixels = window(gradient, start, &rows, &columns, height, width);
+        let pixels = window::<F>(gradient, start, &rows, &columns, height, width);
         #[unroll]
         for f in 0..tile.filters {
             let filter = last(first + f, of.input.channels, tile.filters);
@@ -48,7 +55,8 @@ fn data_gradient(gradient: &Tensor<f32>, weight: &Tensor<f32>, x: &mut Tensor<f3
                 #[unroll]
                 for j in 0..of.kernel {
                     let tap = comptime![i * of.kernel + j];
-                    let weight = weight[((channel * of.input.channels + filter) * taps + tap) as usize];
+                    let place = (channel * of.input.channels + filter) * taps + tap;
+                    let weight = f32::cast_from(weight[place as usize]);
                     #[unroll]
                     for r in 0..tile.rows {
                         #[unroll]
@@ -70,7 +78,7 @@ fn data_gradient(gradient: &Tensor<f32>, weight: &Tensor<f32>, x: &mut Tensor<f3
         }
         start += gradient.stride(1) as u32;
     }
-    store(x, &sums, image, first, row, column, of.input, tile);
+    store::<F>(x, &sums, image, first, row, column, of.input, tile);
 }
 
 /// Returns the gradient of the input; `None` where the kernel does not run.
@@ -83,7 +91,7 @@ pub fn run(conv: Conv, tile: Tile, gradient: CubeTensor, weight: CubeTensor) -> 
     let weight = into_contiguous(weight);
     let shape = conv.input_shape().into();
     let x = empty_device_contiguous_dtype(gradient.client.clone(), gradient.device.clone(), shape, gradient.dtype);
-    let client = gradient.client.clone();
+    let (client, element) = (gradient.client.clone(), element(gradient.dtype));
     // SAFETY: places are below the lengths of their tensors: what lies beyond the gradient and channels beyond the last one
     // are read at a place inside, and threads and sums beyond the input end or write nothing.
     unsafe {
@@ -95,6 +103,7 @@ pub fn run(conv: Conv, tile: Tile, gradient: CubeTensor, weight: CubeTensor) -> 
             weight.into_tensor_arg(),
             x.clone().into_tensor_arg(),
             of,
+            element,
         );
     }
     Some(x)

@@ -9,13 +9,20 @@
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::Conv;
 use super::tiles::{Constants, Tile, grid, last, places, position, store, window, zeros};
+use super::{Conv, element};
 
 #[cube(launch_unchecked)]
-fn convolve(x: &Tensor<f32>, weight: &Tensor<f32>, y: &mut Tensor<f32>, #[comptime] of: Constants) {
+fn convolve<F: Float>(
+    x: &Tensor<F>,
+    weight: &Tensor<F>,
+    y: &mut Tensor<F>,
+    #[comptime] of: Constants,
+    #[define(F)] _element: ElemType,
+) {
     let tile = comptime![of.tile];
     let taps = comptime![of.kernel * of.kernel];
     let height = comptime![(of.tile.rows - 1) * of.stride + of.kernel];
@@ -32,7 +39,7 @@ fn convolve(x: &Tensor<f32>, weight: &Tensor<f32>, y: &mut Tensor<f32>, #[compti
     let mut sums = zeros(tile);
     let mut start = image * x.stride(0) as u32;
     for channel in 0..of.input.channels {
-        let pixels = window(x, start, &rows, &columns, height, width);
+        let pixels = window::<F>(x, start, &rows, &columns, height, width);
         #[unroll]
         for f in 0..tile.filters {
             let filter = last(first + f, of.output.channels, tile.filters);
@@ -41,7 +48,8 @@ fn convolve(x: &Tensor<f32>, weight: &Tensor<f32>, y: &mut Tensor<f32>, #[compti
                 #[unroll]
                 for j in 0..of.kernel {
                     let tap = comptime![i * of.kernel + j];
-                    let weight = weight[((filter * of.input.channels + channel) * taps + tap) as usize];
+                    let place = (filter * of.input.channels + channel) * taps + tap;
+                    let weight = f32::cast_from(weight[place as usize]);
                     #[unroll]
                     for r in 0..tile.rows {
                         #[unroll]
@@ -56,7 +64,7 @@ fn convolve(x: &Tensor<f32>, weight: &Tensor<f32>, y: &mut Tensor<f32>, #[compti
         }
         start += x.stride(1) as u32;
     }
-    store(y, &sums, image, first, row, column, of.output, tile);
+    store::<F>(y, &sums, image, first, row, column, of.output, tile);
 }
 
 /// Convolves `x` with `weight`; `None` where the kernel does not run.
@@ -66,7 +74,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, weight: CubeTensor) -> Option<
     let weight = into_contiguous(weight);
     let shape = conv.output_shape().into();
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, x.dtype);
-    let client = x.client.clone();
+    let (client, element) = (x.client.clone(), element(x.dtype));
     // SAFETY: places are below the lengths of their tensors: padding and filters beyond the last one are read at a place
     // inside, and threads and sums beyond the output end or write nothing.
     unsafe {
@@ -78,6 +86,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, weight: CubeTensor) -> Option<
             weight.into_tensor_arg(),
             y.clone().into_tensor_arg(),
             of,
+            element,
         );
     }
     Some(y)

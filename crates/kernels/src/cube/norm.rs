@@ -43,7 +43,7 @@ pub struct Norm {
     pub shape: [usize; 4],
     /// What is added to the variance.
     pub epsilon: f64,
-    /// Whether a rectifier follows.
+    /// Whether a rectifier follows, as one does wherever a residual is added.
     pub relu: bool,
 }
 

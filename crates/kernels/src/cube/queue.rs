@@ -93,7 +93,12 @@ fn scalars(norm: Norm) -> [ScalarIr; 2] {
 }
 
 /// Queues a normalisation, and returns its output, mean and variance.
+///
+/// # Panics
+///
+/// Panics if a residual is added without a rectifier.
 pub(crate) fn normalise(norm: Norm, x: Fused, gamma: Fused, beta: Fused, residual: Option<Fused>) -> [Fused; 3] {
+    assert!(norm.relu || residual.is_none(), "a rectifier follows a residual");
     let channels = [norm.shape[1]];
     let inputs = [x, gamma, beta].into_iter().chain(residual).collect();
     queue("bonsai::normalisation", &scalars(norm), inputs, [&norm.shape, &channels, &channels], move |mut inputs| {

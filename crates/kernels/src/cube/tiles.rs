@@ -1,7 +1,7 @@
 //! What the convolution kernels share: a tile of sums in each thread's registers, and the pixels that it needs.
 //!
 //! A thread owns some neighbouring pixels of some neighbouring rows, and some filters. Everything that the shape says is a
-//! constant of the compiled kernel.
+//! constant of the compiled kernel. Sums are f32, whatever maps and weights are.
 
 // A kernel's expansion by the macro is not ours to document, and ranges have no `contains` there.
 #![allow(missing_docs, clippy::too_many_arguments, clippy::manual_range_contains)]
@@ -109,8 +109,8 @@ pub fn places(
 
 /// Reads the pixels of a channel that begins at `start`, zero in the padding.
 #[cube]
-pub fn window(
-    x: &Tensor<f32>,
+pub fn window<F: Float>(
+    x: &Tensor<F>,
     start: u32,
     rows: &Array<u32>,
     columns: &Array<u32>,
@@ -126,7 +126,7 @@ pub fn window(
             let column = columns[j as usize];
             let inside = row != OUTSIDE && column != OUTSIDE;
             let place = select(inside, start + row + column, 0u32);
-            window[comptime![(i * width + j) as usize]] = select(inside, x[place as usize], 0.0f32);
+            window[comptime![(i * width + j) as usize]] = select(inside, f32::cast_from(x[place as usize]), 0.0f32);
         }
     }
     window
@@ -152,8 +152,8 @@ pub fn last(channel: u32, #[comptime] channels: u32, #[comptime] filters: u32) -
 
 /// Writes the sums of a tile, except those beyond the maps.
 #[cube]
-pub fn store(
-    y: &mut Tensor<f32>,
+pub fn store<F: Float>(
+    y: &mut Tensor<F>,
     sums: &Array<f32>,
     image: u32,
     first: u32,
@@ -173,7 +173,8 @@ pub fn store(
                 if inside {
                     let map = image * maps.channels + channel;
                     let place = (map * maps.rows + row + r) * maps.columns + column + p;
-                    y[place as usize] = sums[comptime![((f * tile.rows + r) * tile.pixels + p) as usize]];
+                    let sum = sums[comptime![((f * tile.rows + r) * tile.pixels + p) as usize]];
+                    y[place as usize] = F::cast_from(sum);
                 }
             }
         }

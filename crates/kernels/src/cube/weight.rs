@@ -7,15 +7,17 @@
 // shorten, and ranges have no `contains` there.
 #![allow(unsafe_code, missing_docs, clippy::too_many_arguments, clippy::manual_range_contains)]
 
+use burn::backend::DType;
 use burn::backend::ops::FloatTensorOps;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::Conv;
 use super::tiles::{Constants, OUTSIDE, Tile};
+use super::{Conv, element};
 
 /// Input channels, one a thread, of a cube.
 const THREADS: u32 = 32;
@@ -26,12 +28,13 @@ const MOST_SUMS: u32 = 100;
 
 /// Writes `[shares, out, in, kernel, kernel]`.
 #[cube(launch_unchecked)]
-fn weight_gradient(
-    x: &Tensor<f32>,
-    gradient: &Tensor<f32>,
+fn weight_gradient<F: Float>(
+    x: &Tensor<F>,
+    gradient: &Tensor<F>,
     partial: &mut Tensor<f32>,
     images: u32,
     #[comptime] of: Constants,
+    #[define(F)] _element: ElemType,
 ) {
     let pixels = comptime![of.tile.pixels];
     let filters = comptime![of.tile.filters];
@@ -69,7 +72,8 @@ fn weight_gradient(
                             + filter * gradient.stride(1) as u32
                             + row * gradient.stride(2) as u32
                             + min(column + p, of.output.columns - 1) * gradient.stride(3) as u32;
-                        above[comptime![(f * pixels + p) as usize]] = select(inside, gradient[at as usize], 0.0f32);
+                        let value = f32::cast_from(gradient[at as usize]);
+                        above[comptime![(f * pixels + p) as usize]] = select(inside, value, 0.0f32);
                     }
                 }
                 #[unroll]
@@ -82,7 +86,8 @@ fn weight_gradient(
                         let c = column * of.stride + j;
                         let inside = in_rows && c >= of.padding && c < of.padding + of.input.columns;
                         let at = of_x + (r - of.padding) * x.stride(2) as u32 + (c - of.padding) * x.stride(3) as u32;
-                        window[j as usize] = select(inside, x[select(inside, at, 0u32) as usize], 0.0f32);
+                        let value = f32::cast_from(x[select(inside, at, 0u32) as usize]);
+                        window[j as usize] = select(inside, value, 0.0f32);
                     }
                     #[unroll]
                     for f in 0..filters {
@@ -128,8 +133,8 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     if tile.rows > 1 || !fits {
         return None;
     }
-    let client = x.client.clone();
-    let partial = empty_device_contiguous_dtype(client.clone(), x.device.clone(), [shares, weights].into(), x.dtype);
+    let (client, element) = (x.client.clone(), element(x.dtype));
+    let partial = empty_device_contiguous_dtype(client.clone(), x.device.clone(), [shares, weights].into(), DType::F32);
     // SAFETY: places are below the lengths of their tensors: what lies in the padding or beyond the last filter or column is
     // read at a place inside, and threads and filters beyond the weight end or write nothing.
     unsafe {
@@ -146,6 +151,7 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
             partial.clone().into_tensor_arg(),
             conv.images as u32,
             of,
+            element,
         );
     }
     Some(reshape(CubeBackend::float_sum_dim(partial, 0), shape.into()))

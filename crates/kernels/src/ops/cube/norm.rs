@@ -6,15 +6,35 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Cube};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
+use super::super::flex::may_be_ours;
 use super::super::reductions::Batch;
-use super::{plain, takes, tracked};
+use super::is_gpu;
 use crate::cube::{Fused, Norm, Seen, normalise, normalise_backward};
 
 /// Tells whether our kernels normalise `x`; otherwise burn's operations do.
 pub fn takes_norm(x: &Tensor<4>, vectors: [&Tensor<1>; 2]) -> bool {
     takes(x) && vectors.into_iter().all(takes) && Norm::fits(x.dims(), &x.device())
+}
+
+fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
+    let device = tensor.device();
+    is_gpu(&device) && may_be_ours(&device) && tensor.dtype() == DType::F32
+}
+
+/// Returns a tensor of a device without gradients.
+fn plain<const D: usize>(tensor: Tensor<D>) -> Fused {
+    tensor.try_into_primitive::<Cube>().expect("a float tensor of CubeCL")
+}
+
+/// Returns a tensor as one of a device with gradients; it is a constant if it is not on such a device.
+fn tracked<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Autodiff<Cube>> {
+    if tensor.device().is_autodiff() {
+        tensor.try_into_primitive::<Autodiff<Cube>>().expect("a float tensor of CubeCL")
+    } else {
+        <Autodiff<Cube> as AutodiffBackend>::from_inner(plain(tensor))
+    }
 }
 
 /// Normalises each channel of `x` by its own mean and variance, and adds `residual`; `relu` says whether a rectifier follows.
@@ -106,6 +126,7 @@ impl<const N: usize> Backward<Cube, N> for Normalisation {
 mod tests {
     use burn::tensor::{Device, Tensor, TensorData};
 
+    use crate::cube::launches;
     use crate::cube::testing::{distance, floats, noise, wgpu};
     use crate::{Activation, Then, batch_norm_train};
 
@@ -143,7 +164,10 @@ mod tests {
         let Some(device) = wgpu() else { return };
         for autodiff in [false, true] {
             let on = |device: Device| block(&if autodiff { device.autodiff() } else { device });
-            let (ours, expected) = (on(device.clone()), on(Device::flex()));
+            let ((ours, launched), expected) = (launches::count(|| on(device.clone())), on(Device::flex()));
+            let launched = |kernel: &str| launched.keys().any(|name| name.contains(kernel));
+            assert!(["NormStatistics", "NormApply"].into_iter().all(launched), "they are counted");
+            assert!(!autodiff || ["NormSums", "NormGradient"].into_iter().all(launched), "they are counted");
             assert_eq!(ours.len(), expected.len());
             for (i, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
                 let off = distance(ours, expected);
