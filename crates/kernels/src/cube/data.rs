@@ -5,8 +5,8 @@
 //! are constants of the compiled kernel. For each output channel a thread reads the gradient's pixels that its tile needs once,
 //! and each weight once.
 
-// A kernel is launched without bounds checks; its expansion by the macro is not ours to document.
-#![allow(unsafe_code, missing_docs)]
+// A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to shorten.
+#![allow(unsafe_code, missing_docs, clippy::too_many_arguments)]
 
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
