@@ -2,7 +2,8 @@
 //!
 //! Models call the operations at the root of this crate: [`conv2d`], [`batch_norm_train`], [`global_average`] and so on,
 //! which take and return an [`Activation`]; transformers call the methods of [`Tokens`]. On burn's flex backend they run
-//! on kernels of our own; on GPUs convolutions run in the fastest of several ways ([`cube`]); all else is burn's own operations.
+//! on kernels of our own; on GPUs convolutions run in the fastest of several ways, and training batch normalisation on ours
+//! ([`cube`]); all else is burn's own operations.
 //! Gradients come from burn's autodiff in all cases.
 //!
 //! ```

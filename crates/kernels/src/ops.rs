@@ -1,4 +1,5 @@
-//! The operations that models call: our kernels on flex and for convolution on GPUs, burn's own operations elsewhere.
+//! The operations that models call: our kernels on flex and for convolution and batch normalisation on GPUs, burn's own
+//! operations elsewhere.
 //!
 //! An [`Activation`] knows its layout. Images enter it once, pass through any number of layers in blocks, and leave it as
 //! a vector for each image, so that nothing is converted in between.

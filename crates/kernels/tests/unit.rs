@@ -89,7 +89,7 @@ impl Case {
         let applied = self.before.as_ref().map(|before| before.apply(from, &self.x, true, None));
         let x = applied.as_ref().unwrap_or(&self.x);
         let z = match (&self.pattern, self.precision) {
-            (None, Precision::F32) => conv.forward(x, weight),
+            (None, Precision::F32 | Precision::F16) => conv.forward(x, weight),
             (None, Precision::Bf16) => conv.forward_bf16(x, weight),
             (Some(pattern), _) => conv.forward_kept(x, weight, pattern),
         };
@@ -99,7 +99,9 @@ impl Case {
         let mut gradient = self.gradient.to_vec();
         after.backward(to, &mut gradient, &z, Gate::Input, Some((&statistics, &sums, EPSILON)), false);
         let (of_input, of_weight) = match (&self.pattern, self.precision) {
-            (None, Precision::F32) => (conv.data_gradient(&gradient, weight), conv.weight_gradient(x, &gradient)),
+            (None, Precision::F32 | Precision::F16) => {
+                (conv.data_gradient(&gradient, weight), conv.weight_gradient(x, &gradient))
+            }
             (None, Precision::Bf16) => {
                 (conv.data_gradient_bf16(&gradient, weight), conv.weight_gradient_bf16(x, &gradient))
             }

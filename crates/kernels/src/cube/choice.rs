@@ -18,8 +18,8 @@ use cubecl::CubeTuneId;
 use cubecl::tune::{AutotuneKey, LocalTuner, Tunable, TunableSet, local_tuner};
 use serde::{Deserialize, Serialize};
 
-use super::forward::Tile;
-use super::{Conv, Direction, forward, weight};
+use super::tiles::Tile;
+use super::{Conv, Direction, data, forward, weight};
 
 /// A way to compute a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +39,15 @@ enum Way {
 }
 
 /// Large tiles read less, small ones leave more threads to a device that has many.
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 10] = [
     Way::Burn,
     Way::Turned,
     Way::Product,
-    Way::Ours(Tile { pixels: 8, filters: 16 }),
-    Way::Ours(Tile { pixels: 4, filters: 8 }),
-    Way::Ours(Tile { pixels: 4, filters: 4 }),
+    Way::Ours(Tile { rows: 4, pixels: 8, filters: 4 }),
+    Way::Ours(Tile { rows: 4, pixels: 4, filters: 4 }),
+    Way::Ours(Tile { rows: 1, pixels: 8, filters: 16 }),
+    Way::Ours(Tile { rows: 1, pixels: 4, filters: 8 }),
+    Way::Ours(Tile { rows: 1, pixels: 4, filters: 4 }),
     Way::Gemm,
     Way::Widened,
 ];
@@ -56,7 +58,9 @@ impl fmt::Display for Way {
             Way::Burn => f.write_str("burn"),
             Way::Turned => f.write_str("turned"),
             Way::Product => f.write_str("product"),
-            Way::Ours(Tile { pixels, filters }) => write!(f, "tile of {pixels} pixels and {filters} filters"),
+            Way::Ours(Tile { rows, pixels, filters }) => {
+                write!(f, "tile of {rows} × {pixels} pixels and {filters} filters")
+            }
             Way::Gemm => f.write_str("implicit product"),
             Way::Widened => f.write_str("burn in f32"),
         }
@@ -117,8 +121,8 @@ impl Way {
                 let of_images = cast(of_images, DType::F32);
                 Some(reshape(CubeBackend::float_sum_dim(of_images, 0), conv.weight_shape().into()))
             }
-            (Way::Ours(tile), Direction::Forward) => forward::run(conv, tile, a, b, false),
-            (Way::Ours(tile), Direction::Data) => forward::run(conv.turned()?, tile, a, b, true),
+            (Way::Ours(tile), Direction::Forward) => forward::run(conv, tile, a, b),
+            (Way::Ours(tile), Direction::Data) => data::run(conv, tile, a, b),
             (Way::Ours(tile), Direction::Weight) => weight::run(conv, tile, a, b),
         }
     }
@@ -180,35 +184,13 @@ fn columns(x: CubeTensor) -> CubeTensor {
 
 #[cfg(test)]
 mod tests {
-    use burn::backend::{Backend, BackendTypes, DispatchDevice};
-    use burn::tensor::{Device, DeviceKind, DeviceType, Tensor, TensorData, module};
+    use burn::backend::Backend;
+    use burn::tensor::{Device, Tensor, TensorData, module};
     use burn_cubecl::ops::into_data_sync;
     use proptest::prelude::*;
 
+    use super::super::testing::{CubeDevice, cube, distance, floats, noise, put, take, wgpu};
     use super::*;
-
-    type CubeDevice = <CubeBackend as BackendTypes>::Device;
-
-    fn wgpu() -> Option<CubeDevice> {
-        if Device::enumerate(DeviceType::Wgpu).into_vec().is_empty() {
-            assert!(std::env::var_os("BONSAI_REQUIRE_WGPU").is_none(), "no wgpu adapter, though one is required here");
-            println!("skipped: this machine has no wgpu adapter");
-            return None;
-        }
-        match Device::wgpu(DeviceKind::DefaultDevice).as_dispatch() {
-            DispatchDevice::Cube(device) => Some(device.clone()),
-            other => panic!("{other:?} is no device of CubeCL"),
-        }
-    }
-
-    fn noise(shape: [usize; 4], seed: u32) -> TensorData {
-        let number = |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
-        TensorData::new((0..shape.iter().product::<usize>() as u32).map(number).collect::<Vec<f32>>(), shape)
-    }
-
-    fn floats(data: TensorData) -> Vec<f32> {
-        data.try_to_vec().unwrap()
-    }
 
     /// Output and gradients by burn's own autodiff on the CPU.
     fn expected(conv: Conv, x: &TensorData, weight: &TensorData, gradient: &TensorData) -> [Vec<f32>; 3] {
@@ -225,32 +207,18 @@ mod tests {
         let (x, weight) = (noise(conv.input_shape(), 1), noise(conv.weight_shape(), 77));
         let gradient = noise(conv.output_shape(), 999);
         let [of_y, of_x, of_weight] = expected(conv, &x, &weight, &gradient);
-        let put = |data: &TensorData| {
-            let tensor = CubeBackend::float_from_data(data.clone(), device);
-            // Channels innermost, as burn's convolutions leave them.
-            let permuted = |axes: &[usize]| CubeBackend::float_permute(tensor.clone(), axes);
-            if strided {
-                let inner = burn_cubecl::kernel::into_contiguous(permuted(&[0, 2, 3, 1]));
-                CubeBackend::float_permute(inner, &[0, 3, 1, 2])
-            } else {
-                tensor
-            }
-        };
         let mut count = 0;
         for (direction, [a, b], expected) in [
             (Direction::Forward, [&x, &weight], of_y),
             (Direction::Data, [&gradient, &weight], of_x),
             (Direction::Weight, [&x, &gradient], of_weight),
         ] {
-            let scale = expected.iter().fold(1e-3f32, |most, value| most.max(value.abs()));
             for way in ways {
-                let Some(result) = way.run(direction, conv, put(a), put(b)) else { continue };
+                let Some(result) = way.run(direction, conv, put(a, strided, device), put(b, strided, device)) else {
+                    continue;
+                };
                 assert_eq!(result.meta.shape().to_vec(), direction.result_shape(conv), "{way} of {conv:?}");
-                let off = floats(into_data_sync(result))
-                    .iter()
-                    .zip(&expected)
-                    .map(|(a, b)| (a - b).abs() / scale)
-                    .fold(0.0, f32::max);
+                let off = distance(&take(result), &expected);
                 assert!(off < 1e-4, "{way}, {direction:?} of {conv:?} is off by {off}");
                 count += 1;
             }
@@ -260,7 +228,7 @@ mod tests {
 
     #[test]
     fn all_ways_take_the_shapes_of_residual_networks() {
-        let Some(device) = wgpu() else { return };
+        let Some(device) = wgpu().map(|device| cube(&device)) else { return };
         let conv = |inputs, side, outputs, kernel, stride| Conv {
             images: 3,
             inputs,
@@ -270,14 +238,14 @@ mod tests {
             stride,
             padding: kernel / 2,
         };
-        // Three tiles forward and for the data, of which the largest is none for weights, and turned weights. A stride leaves
-        // the data gradient to burn.
+        // Five tiles forward and for the data, three of them of one row for weights, where the largest holds too many sums, and
+        // turned weights. With a stride, the data's tiles are those whose rows and pixels are multiples of it.
         let check = |conv, strided| check(&device, &WAYS[1..], conv, strided);
-        assert_eq!(check(conv(16, 8, 16, 3, 1), false), 9);
-        assert_eq!(check(conv(3, 8, 16, 3, 1), true), 9);
-        assert_eq!(check(conv(16, 8, 32, 3, 2), true), 5);
-        assert_eq!(check(conv(16, 4, 24, 1, 1), true), 13);
-        assert_eq!(check(conv(16, 5, 8, 1, 2), false), 6);
+        assert_eq!(check(conv(16, 8, 16, 3, 1), false), 13);
+        assert_eq!(check(conv(3, 8, 16, 3, 1), true), 13);
+        assert_eq!(check(conv(16, 8, 32, 3, 2), true), 9);
+        assert_eq!(check(conv(16, 4, 24, 1, 1), true), 17);
+        assert_eq!(check(conv(16, 5, 8, 1, 2), false), 10);
     }
 
     /// Whether this device computes in f16; said aloud where it does not.
@@ -291,7 +259,7 @@ mod tests {
 
     #[test]
     fn halves_are_multiplied_as_their_rounded_values_are() {
-        let Some(device) = wgpu().filter(has_halves) else { return };
+        let Some(device) = wgpu().map(|device| cube(&device)).filter(has_halves) else { return };
         let rounded = |data: TensorData| data.convert_dtype(DType::F16).convert_dtype(DType::F32);
         for (side, kernel, stride, expected) in [(6, 3, 1, 9), (6, 3, 2, 6), (5, 1, 1, 13)] {
             let conv = Conv {
@@ -333,7 +301,7 @@ mod tests {
 
     #[test]
     fn halves_are_added_in_f32() {
-        let Some(device) = wgpu().filter(has_halves) else { return };
+        let Some(device) = wgpu().map(|device| cube(&device)).filter(has_halves) else { return };
         // In f16 there is no odd number above 2048, and a sum of ones stops there.
         let conv = Conv { images: 1, inputs: 512, size: [3, 3], outputs: 1, kernel: [3, 3], stride: 1, padding: 0 };
         let ones = |shape: [usize; 4]| {
@@ -357,7 +325,7 @@ mod tests {
         ) {
             let conv = Conv { images, inputs, size: [height, width], outputs, kernel: [kernel; 2], stride, padding };
             prop_assume!(conv.fits());
-            if let Some(device) = wgpu() {
+            if let Some(device) = wgpu().map(|device| cube(&device)) {
                 // Those that burn tunes anew for each shape take minutes.
                 check(&device, &WAYS[2..], conv, strided);
             }

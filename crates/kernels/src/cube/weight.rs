@@ -1,7 +1,7 @@
 //! The gradient of a convolution's weight with a tile of sums in each thread's registers.
 //!
 //! A thread owns all taps between one input channel and some filters, over some of the images; the sums of these shares of the
-//! batch are added at the end. Maps and gradients are f32 or halves of it; sums and what comes out are f32.
+//! batch are added at the end.
 
 // A kernel is launched without bounds checks; its expansion by the macro is not ours to document or to
 // shorten, and ranges have no `contains` there.
@@ -16,7 +16,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::forward::{Constants, Tile};
+use super::tiles::{Constants, OUTSIDE, Tile};
 use super::{Conv, element};
 
 /// Input channels, one a thread, of a cube.
@@ -25,8 +25,6 @@ const THREADS: u32 = 32;
 const SHARES: usize = 32;
 /// Sums of a thread, which are to stay in registers.
 const MOST_SUMS: u32 = 100;
-/// Marks a pixel of the padding.
-const OUTSIDE: u32 = u32::MAX;
 
 /// Writes `[shares, out, in, kernel, kernel]`.
 #[cube(launch_unchecked)]
@@ -40,12 +38,12 @@ fn weight_gradient<F: Float>(
 ) {
     let pixels = comptime![of.tile.pixels];
     let filters = comptime![of.tile.filters];
-    let per_row = comptime![of.columns.div_ceil(of.tile.pixels)];
+    let per_row = comptime![of.output.columns.div_ceil(of.tile.pixels)];
     let span = comptime![(of.tile.pixels - 1) * of.stride + of.kernel];
     let taps = comptime![of.kernel * of.kernel];
 
     let channel = ABSOLUTE_POS_X;
-    if channel >= of.inputs {
+    if channel >= of.input.channels {
         terminate!();
     }
     let first = CUBE_POS_Y * filters;
@@ -60,20 +58,20 @@ fn weight_gradient<F: Float>(
     for image in range_stepped(share, images, CUBE_COUNT_Z) {
         let of_x = image * x.stride(0) as u32 + channel * x.stride(1) as u32;
         let of_gradient = image * gradient.stride(0) as u32;
-        for row in 0..of.rows {
+        for row in 0..of.output.rows {
             for group in 0..per_row {
                 let column = group * pixels;
                 let mut above = Array::<f32>::new(comptime![(pixels * filters) as usize]);
                 #[unroll]
                 for f in 0..filters {
-                    let filter = min(first + f, of.outputs - 1);
+                    let filter = min(first + f, of.output.channels - 1);
                     #[unroll]
                     for p in 0..pixels {
-                        let inside = column + p < of.columns;
+                        let inside = column + p < of.output.columns;
                         let at = of_gradient
                             + filter * gradient.stride(1) as u32
                             + row * gradient.stride(2) as u32
-                            + min(column + p, of.columns - 1) * gradient.stride(3) as u32;
+                            + min(column + p, of.output.columns - 1) * gradient.stride(3) as u32;
                         let value = f32::cast_from(gradient[at as usize]);
                         above[comptime![(f * pixels + p) as usize]] = select(inside, value, 0.0f32);
                     }
@@ -81,12 +79,12 @@ fn weight_gradient<F: Float>(
                 #[unroll]
                 for i in 0..of.kernel {
                     let r = row * of.stride + i;
-                    let in_rows = r >= of.padding && r < of.padding + of.height;
+                    let in_rows = r >= of.padding && r < of.padding + of.input.rows;
                     let mut window = Array::<f32>::new(comptime![span as usize]);
                     #[unroll]
                     for j in 0..span {
                         let c = column * of.stride + j;
-                        let inside = in_rows && c >= of.padding && c < of.padding + of.width;
+                        let inside = in_rows && c >= of.padding && c < of.padding + of.input.columns;
                         let at = of_x + (r - of.padding) * x.stride(2) as u32 + (c - of.padding) * x.stride(3) as u32;
                         let value = f32::cast_from(x[select(inside, at, 0u32) as usize]);
                         window[j as usize] = select(inside, value, 0.0f32);
@@ -114,8 +112,8 @@ fn weight_gradient<F: Float>(
     #[unroll]
     for f in 0..filters {
         let filter = first + f;
-        if filter < of.outputs {
-            let start = ((share * of.outputs + filter) * of.inputs + channel) * taps;
+        if filter < of.output.channels {
+            let start = ((share * of.output.channels + filter) * of.input.channels + channel) * taps;
             #[unroll]
             for tap in 0..taps {
                 partial[(start + tap) as usize] = sums[comptime![(f * taps + tap) as usize]];
@@ -130,8 +128,9 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     let shape = conv.weight_shape();
     let weights = shape.iter().product::<usize>();
     let shares = conv.images.min(SHARES);
-    let elements = conv.input_shape().iter().product::<usize>().max(conv.output_shape().iter().product());
-    if of.kernel * of.kernel * tile.filters > MOST_SUMS || elements.max(shares * weights) >= OUTSIDE as usize {
+    let fits = of.kernel * of.kernel * tile.filters <= MOST_SUMS && shares * weights < OUTSIDE as usize;
+    // Another tile of one row runs the same kernel.
+    if tile.rows > 1 || !fits {
         return None;
     }
     let (client, element) = (x.client.clone(), element(x.dtype));
@@ -141,8 +140,12 @@ pub fn run(conv: Conv, tile: Tile, x: CubeTensor, gradient: CubeTensor) -> Optio
     unsafe {
         weight_gradient::launch_unchecked(
             &client,
-            CubeCount::Static(of.inputs.div_ceil(THREADS), of.outputs.div_ceil(tile.filters), shares as u32),
-            CubeDim::new_1d(THREADS.min(of.inputs.next_power_of_two())),
+            CubeCount::Static(
+                of.input.channels.div_ceil(THREADS),
+                of.output.channels.div_ceil(tile.filters),
+                shares as u32,
+            ),
+            CubeDim::new_1d(THREADS.min(of.input.channels.next_power_of_two())),
             x.into_tensor_arg(),
             gradient.into_tensor_arg(),
             partial.clone().into_tensor_arg(),

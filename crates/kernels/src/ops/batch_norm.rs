@@ -5,12 +5,12 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn::tensor::{activation, module};
 
-use super::Activation;
 use super::activation::{Blocks, in_blocks, shape};
 use super::flex::{Floats, Input, is_flex, run, vector, writable};
 use super::pending::Pending;
 use super::planes::{gather_maps, parts_of};
-use super::reductions;
+use super::reductions::{self, Batch};
+use super::{Activation, cube};
 use crate::batch_norm::{Affine, Gate, Statistics};
 use crate::maps::Maps;
 use crate::planes::Picked;
@@ -71,15 +71,7 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
     let view = match x.into_view() {
         Ok(view) => view,
         Err(images) => {
-            // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
-            if is_flex(&device) {
-                let batch = module::batch_norm_train(images, gamma, beta, epsilon);
-                let output = finish(batch.output, then, dtype);
-                return Normalised { output, mean: batch.mean, variance: batch.variance };
-            }
-            let batch = reductions::batch_norm_train(images, gamma, beta, epsilon);
-            let output = finish(batch.output, then, dtype);
-            return Normalised { output, mean: batch.mean, variance: batch.variance };
+            return normalise_maps(images, gamma, beta, epsilon, then, dtype);
         }
     };
     if let Then::Nothing | Then::Relu = then {
@@ -127,6 +119,34 @@ pub fn batch_norm(
     }
     let Blocks { tensor: x, maps, .. } = view.settle();
     normalise(maps, x, gamma, beta, epsilon, then, |_| (statistics, false))
+}
+
+/// Normalises plain maps, which are f32, by their own mean and variance, and returns maps of `dtype`: on our kernels on GPUs,
+/// elsewhere by burn's operations.
+fn normalise_maps(
+    images: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+    then: Then,
+    dtype: FloatDType,
+) -> Normalised {
+    if cube::takes_norm(&images, [&gamma, &beta]) {
+        let (residual, relu, then) = match then {
+            Then::Relu => (None, true, Then::Nothing),
+            Then::AddRelu(residual) => (Some(residual.into_nchw()), true, Then::Nothing),
+            Then::Nothing | Then::AddReluAt(..) => (None, false, then),
+        };
+        let Batch { output, mean, variance } = cube::batch_norm_train(images, gamma, beta, epsilon, residual, relu);
+        return Normalised { output: finish(output, then, dtype), mean, variance };
+    }
+    // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
+    if is_flex(&images.device()) {
+        let batch = module::batch_norm_train(images, gamma, beta, epsilon);
+        return Normalised { output: finish(batch.output, then, dtype), mean: batch.mean, variance: batch.variance };
+    }
+    let Batch { output, mean, variance } = reductions::batch_norm_train(images, gamma, beta, epsilon);
+    Normalised { output: finish(output, then, dtype), mean, variance }
 }
 
 /// Does what follows, and returns maps of `dtype`: rounded before the rectifier, which keeps them for the backward pass.

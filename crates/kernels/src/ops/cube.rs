@@ -1,7 +1,9 @@
-//! Convolution of plain maps: on GPUs in the fastest way that we know, elsewhere burn's own operation.
+//! Convolution of plain maps: on GPUs in the fastest way that we know, elsewhere burn's own operation. `norm` normalises them.
 //!
 //! In half precision the maps that go in and come out are halves, and so are those that wait for the backward pass. The
 //! weight is rounded anew in each pass, and its gradient is f32.
+
+mod norm;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -11,6 +13,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Autodiff, AutodiffBackend, Cube, DispatchDevice};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, module};
+
+pub(super) use norm::{batch_norm_train, takes_norm};
 
 use super::flex::may_be_ours;
 use super::precision::in_f32;

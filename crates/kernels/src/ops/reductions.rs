@@ -1,5 +1,6 @@
-//! Sums over a whole batch on backends without our kernels, taken in two stages.
+//! Sums over a whole batch where our kernels do not run, taken in two stages.
 //!
+//! On GPUs that is with `BONSAI_KERNELS=burn`, with gradient checkpointing, and for a bias.
 //! CubeCL 0.11 loses what lies beyond 65,536 elements when it reduces along a strided axis: `mean_dim(0)` of
 //! `[131072, 16]` on wgpu returns half of the mean. burn's training BatchNorm, fused, is such a reduction, and a batch of
 //! 128 CIFAR images has 131,072 pixels a channel. Over pixels first and images then, no axis is that long.
