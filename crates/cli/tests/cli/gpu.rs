@@ -4,7 +4,7 @@ use super::*;
 
 const DENSE: &str = "model = \"mlp\"\ndata = \"shapes10\"\ntrain_records = 64\nepochs = 1\nbatch_size = 16\n\
     [optimizer]\nname = \"sgd\"\nlr = 0.01\n[lr]\nschedule = \"constant\"\n[scheduler]\nname = \"dense\"\n";
-const CHANNELS: &str = "name = \"group-magnitude\"\nmacs = 0.5\nscope = \"uniform\"\nend_epoch = 0.5\nevery = 100\n";
+const CHANNELS: &str = "name = \"group-magnitude\"\nmacs = 0.5\nscope = \"uniform\"\nend_epoch = 0.5\nevery = 10\n";
 
 /// Trains an experiment of the project into `out`, with `caches` for the user's cache folder.
 fn train_on_gpu(project: &Path, caches: &Path, experiment: &str, out: &str, more: &[&str]) -> Call {
