@@ -185,7 +185,7 @@ impl Optimizer {
                     Some(verdict) => {
                         // The device alone knows how many steps were taken; before the first one nothing is divided by 0.
                         let t = verdict.of(self.steps).clamp_min(1.0);
-                        let correction = |beta: f64| (t.clone() * beta.ln()).exp() * -1.0 + 1.0;
+                        let correction = |beta: f64| one_less_exp(t.clone() * beta.ln());
                         let denominator = second.sqrt() / correction(beta2).sqrt() + epsilon;
                         values - first / denominator * (correction(beta1).recip() * lr)
                     }
@@ -228,6 +228,13 @@ impl Optimizer {
             self.moments.insert(name, Moments { first, second });
         }
     }
+}
+
+/// Returns `1 - exp(x)` of numbers that are not positive, near zero by its series, where the difference has few digits left.
+fn one_less_exp(x: Tensor<1>) -> Tensor<1> {
+    let series = ((x.clone() * 0.25 + 1.0) * x.clone() * (1.0 / 3.0) + 1.0) * x.clone() * 0.5 + 1.0;
+    let is_near = x.clone().greater_elem(-0.1);
+    (x.clone().exp() * -1.0 + 1.0).mask_where(is_near, series * x * -1.0)
 }
 
 fn masked(values: Tensor<1>, mask: Option<&Tensor<1>>) -> Tensor<1> {

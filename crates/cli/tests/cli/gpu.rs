@@ -18,6 +18,8 @@ fn call(project: &Path, caches: &Path, arguments: &[&str]) -> Call {
         .args(arguments)
         .current_dir(project)
         .env("XDG_CACHE_HOME", caches)
+        // Without a folder of one's own Mesa has a sentence to say, too.
+        .env("XDG_RUNTIME_DIR", project)
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .output()

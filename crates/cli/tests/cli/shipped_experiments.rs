@@ -31,7 +31,7 @@ fn all_that_were_promised_are_there() {
         ]
         .map(String::from),
     );
-    // Whatever removes channels has a sibling of ten epochs.
+    // Whatever removes channels has a sibling of few epochs.
     for name in shipped.iter().filter(|name| name.starts_with("cifar10-") && !name.ends_with("-short")) {
         let experiment = read(name, &[]);
         let (scheduler, _) = experiment.build_scheduler(experiment.horizon(experiment.records())).unwrap();
@@ -65,7 +65,7 @@ fn each_ends_at_its_sparsity_to_one_weight_or_below_its_cost() {
         let small = name.contains("resnet20") || name.contains("lenet5");
         let mut experiment = read(&name, &[]);
         if !small && experiment.scheduler.contains_key("every") {
-            let rare = if name.ends_with("-short") { "scheduler.every=800" } else { "scheduler.every=9000" };
+            let rare = if name.ends_with("-short") { "scheduler.every=300" } else { "scheduler.every=9000" };
             experiment = read(&name, &[rare]);
         }
         let horizon = experiment.horizon(experiment.records());
