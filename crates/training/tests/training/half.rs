@@ -51,10 +51,14 @@ fn a_scaled_loss_gives_the_steps_of_one_that_is_not() {
         }
         assert_eq!(scaled.loss_scaling(), Some((65_536.0, 0)));
         assert_eq!(plain.loss_scaling(), None);
-        for (a, b) in weights(&plain).iter().flatten().zip(weights(&scaled).iter().flatten()) {
-            // A power of two changes no digit; AdamW divides by numbers that are f32 where the device counts the steps.
-            let most = if matches!(rule, Rule::Sgd { .. }) { 0.0 } else { 1e-5 };
-            assert!((a - b).abs() <= most, "{rule:?}: {a} and {b}");
+        let (plain, scaled) = (weights(&plain).concat(), weights(&scaled).concat());
+        let apart = |most: f32| plain.iter().zip(&scaled).filter(|(a, b)| (*a - *b).abs() > most).count();
+        match rule {
+            // A power of two changes no digit.
+            Rule::Sgd { .. } => assert_eq!(apart(0.0), 0),
+            // Numbers that follow from the count of steps are f32 where the device counts them, and where a gradient is nearly
+            // zero AdamW takes a whole step in the direction that rounding leaves.
+            Rule::AdamW { .. } => assert!(apart(1e-5) * 100 <= plain.len(), "{} of {}", apart(1e-5), plain.len()),
         }
     }
 }
