@@ -82,9 +82,10 @@ fn parts(conv: Conv, share: f64, precision: Precision) -> [f64; PARTS.len()] {
     let of_data = time(&mut sets, |set| backward(set, false, true, false));
     let both = time(&mut sets, |set| backward(set, true, true, true));
     // Every second convolution of a step is followed by these.
-    let apply = time(&mut sets, |set| drop(last.apply(to, &set[1], true, Some(&set[3])))) / 2.0;
-    let shut = time(&mut sets, |[_, z, gradient, y]| drop(last.shut(to, gradient, z, y))) / 2.0;
-    [convolve, fused - convolve, of_weight, of_data, both - of_weight - of_data, apply, shut]
+    let join = time(&mut sets, |set| drop(last.join(to, &set[1], &set[3]))) / 2.0;
+    let (_, passed) = last.join(to, &sets[0][1], &sets[0][3]);
+    let shut = time(&mut sets, |[_, z, gradient, _]| drop(last.shut(to, gradient, z, &passed))) / 2.0;
+    [convolve, fused - convolve, of_weight, of_data, both - of_weight - of_data, join, shut]
 }
 
 fn time(sets: &mut [[Buffer; 4]], mut work: impl FnMut(&mut [Buffer; 4])) -> f64 {

@@ -82,18 +82,18 @@ fn step(stem: &Layer, blocks: &[[Layer; 2]], images: &[f32]) {
         let a = Normed::of(one, Input { x: Planes::Whole(x), norm: None });
         let b = Normed::of(two, Input { x: Planes::Whole(&a.z), norm: Some(Norm { affine: &a.affine, relu: true }) });
         let to = two.conv.output();
-        let y = match one.conv.stride {
-            1 => b.affine.apply(to, &b.z, true, Some(x)),
-            _ => b.affine.apply(to, &b.z, true, Some(&pooling::shortcut(one.conv.input, x, to.channels))),
+        let (y, gate) = match one.conv.stride {
+            1 => b.affine.join(to, &b.z, x),
+            _ => b.affine.join(to, &b.z, &pooling::shortcut(one.conv.input, x, to.channels)),
         };
-        normed.push([a, b]);
+        normed.push(([a, b], gate));
         xs.push(y);
     }
     let last = blocks.last().expect("there are blocks")[1].conv.output();
     let mut gradient = pooling::global_average_gradient(last, &pooling::global_average(last, &xs[blocks.len()]));
-    for (i, ([one, two], [a, b])) in blocks.iter().zip(&normed).enumerate().rev() {
+    for (i, ([one, two], ([a, b], passed))) in blocks.iter().zip(&normed).enumerate().rev() {
         let (x, to) = (&xs[i], two.conv.output());
-        let sums = b.affine.shut(to, &mut gradient, &b.z, &xs[i + 1]);
+        let sums = b.affine.shut(to, &mut gradient, &b.z, passed);
         let training = (&b.statistics, &sums, EPSILON);
         let norm = Backward { z: &b.z, affine: &b.affine, gate: Gate::Open, training };
         let input = Input { x: Planes::Whole(&a.z), norm: Some(Norm { affine: &a.affine, relu: true }) };
@@ -244,9 +244,9 @@ fn main() {
             }
         }
     }
-    // The passes between two convolutions: the residual is added, and shut on the way back.
+    // The passes between two convolutions: the residual is added, and shut on the way back, by a bit of each pixel.
     let maps = |layer: &Layer| (size_of::<f32>() * layer.conv.output().len()) as f64;
-    let between = 8.0 * blocks.iter().map(|[_, two]| maps(two)).sum::<f64>() + 5.0 * maps(&stem);
+    let between = 7.0 * blocks.iter().map(|[_, two]| maps(two)).sum::<f64>() + 5.0 * maps(&stem);
     let part = |part: Part| of_threads(profile.parts[part as usize]);
     row("batch norm, residual", "", 0.0, dense, between, part(Part::Normalisation));
     row("pooling, lists, sums", "", 0.0, dense, 0.0, part(Part::Pooling) + part(Part::Around));

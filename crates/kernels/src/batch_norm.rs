@@ -1,8 +1,8 @@
 //! Batch normalisation, with the rectifier and the addition of a residual that usually follow it.
 //!
 //! Forward: one pass for the statistics, one for `y = relu((x - mean) · scale + shift + residual)`. Backward: one pass for
-//! the sums over the gradient, one for the gradient of `x`. Nothing but `x` (and `y` where there is a residual) is kept: which
-//! pixels the rectifier let through is found out again from `x`. Next to a convolution most of these passes happen block by
+//! the sums over the gradient, one for the gradient of `x`. Nothing but `x` is kept (and a bit of each number of `y` where there
+//! is a residual): which pixels the rectifier let through is found out again from `x`. Next to a convolution most of these passes happen block by
 //! block within those of the convolution: see [`crate::conv::unit`].
 //!
 //! Mean and variance are taken per channel and block, of distances from the mean of the first row, and merged in the order
@@ -10,6 +10,7 @@
 //! 1979, so they are exact for large means too and do not depend on the number of threads.
 
 mod expanded;
+mod joined;
 mod picked;
 pub(crate) mod planes;
 
@@ -19,8 +20,10 @@ use crate::buffer::Buffer;
 use crate::maps::Maps;
 use crate::profile::{Part, Timer};
 use crate::simd::Level;
+pub use joined::Passed;
+use joined::{joined, shut};
 pub use picked::Target;
-use planes::{Apply, Backward, Channel, Moments, Reduce, Running, Shut};
+use planes::{Apply, Backward, Channel, Moments, Reduce, Running};
 
 /// Mean and biased variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,16 +155,19 @@ impl Affine {
         Sums::merge(maps, &planes)
     }
 
-    /// Sets the gradient to 0 where the rectifier behind a residual did so to `output`, and sums it.
-    pub fn shut(&self, maps: Maps, gradient: &mut [f32], x: &[f32], output: &[f32]) -> Sums {
-        assert!(gradient.len() == maps.len() && x.len() == maps.len() && output.len() == maps.len());
-        let level = Level::current();
-        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
-        let work = planes.par_iter_mut().zip(gradient.par_chunks_mut(maps.plane())).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (sums, gradient))| {
-            let at = i * maps.plane()..(i + 1) * maps.plane();
-            let (mean, x, output) = (self.mean[i % maps.channels], &x[at.clone()], &output[at]);
-            *sums = level.run(Shut { maps, mean, gradient, x, output });
+    /// Returns `relu((x - mean) · scale + shift + residual)`, and which pixels of it let a gradient through.
+    pub fn join(&self, maps: Maps, x: &[f32], residual: &[f32]) -> (Buffer, Passed) {
+        assert!(x.len() == maps.len() && residual.len() == maps.len(), "activation of {:?}", maps.dims());
+        joined(maps, residual, |i| {
+            Some((self.channel(i % maps.channels), &x[i * maps.plane()..(i + 1) * maps.plane()]))
+        })
+    }
+
+    /// Sets the gradient to 0 where it does not pass the rectifier behind a residual, and sums it.
+    pub fn shut(&self, maps: Maps, gradient: &mut [f32], x: &[f32], passed: &Passed) -> Sums {
+        assert!(gradient.len() == maps.len() && x.len() == maps.len(), "activation of {:?}", maps.dims());
+        let planes = shut(maps, gradient, passed, |i| {
+            Some((&x[i * maps.plane()..(i + 1) * maps.plane()], self.mean[i % maps.channels]))
         });
         Sums::merge(maps, &planes)
     }

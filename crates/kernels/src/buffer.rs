@@ -7,6 +7,7 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex};
@@ -75,30 +76,43 @@ impl Drop for Buffer {
     }
 }
 
-/// A slice of bf16 numbers, two in each float of a buffer.
-pub(crate) struct Halves {
+/// A type of 16 bits, any of which are one of its values.
+///
+/// # Safety
+///
+/// That is so, and its alignment is at most that of a float.
+pub(crate) unsafe trait Half {}
+
+// SAFETY: a `Bf16` is a `u16`.
+unsafe impl Half for Bf16 {}
+// SAFETY: any 16 bits are a `u16`.
+unsafe impl Half for u16 {}
+
+/// A slice of values of 16 bits, two in each float of a buffer.
+pub(crate) struct Halves<T = Bf16> {
     memory: Buffer,
     len: usize,
+    of: PhantomData<T>,
 }
 
-impl Halves {
-    /// Returns `len` numbers of any value.
-    pub fn any(len: usize) -> Halves {
-        Halves { memory: Buffer::any(len.div_ceil(2)), len }
+impl<T: Half> Halves<T> {
+    /// Returns `len` values, any.
+    pub fn any(len: usize) -> Halves<T> {
+        Halves { memory: Buffer::any(len.div_ceil(2)), len, of: PhantomData }
     }
 }
 
-impl Deref for Halves {
-    type Target = [Bf16];
+impl<T: Half> Deref for Halves<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[Bf16] {
-        // SAFETY: the buffer holds at least `len / 2` initialised floats, and a `Bf16` is any 16 bits.
+    fn deref(&self) -> &[T] {
+        // SAFETY: the buffer holds at least `len / 2` initialised floats, and a `T` is any 16 bits.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
     }
 }
 
-impl DerefMut for Halves {
-    fn deref_mut(&mut self) -> &mut [Bf16] {
+impl<T: Half> DerefMut for Halves<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and `self` is borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
     }

@@ -79,25 +79,35 @@ impl Kernel for Work<'_> {
         match step.mask {
             None => update(sgd, step.moves, (step.values, step.gradient), velocity, new),
             Some(mask) => {
-                let chunks = new.chunks_mut(LANES).zip(velocity.chunks_mut(LANES)).zip(mask.chunks(LANES));
-                let read = step.values.chunks(LANES).zip(step.gradient.chunks(LANES));
-                for (((new, velocity), mask), (values, gradient)) in chunks.zip(read) {
-                    // Most weights of a sparse layer are zero, and so is their velocity: they are not even read.
-                    if mask.iter().fold(0, |any, kept| any | kept.to_bits()) == 0 {
-                        new.fill(0.0);
-                        if !step.moves {
-                            velocity.fill(0.0);
-                        }
-                        continue;
-                    }
-                    let mut masked = [0.0; LANES];
-                    masked.iter_mut().zip(gradient).zip(mask).for_each(|((masked, g), kept)| *masked = g * kept);
-                    update(sgd, step.moves, (values, &masked[..values.len()]), velocity, new);
-                    new.iter_mut().zip(mask).for_each(|(new, kept)| *new *= kept);
+                // The compiler makes vectors of chunks whose length it knows.
+                let ((new, new_rest), (velocity, velocity_rest)) =
+                    (new.as_chunks_mut::<LANES>(), velocity.as_chunks_mut::<LANES>());
+                let [(values, values_rest), (gradient, gradient_rest), (mask, mask_rest)] =
+                    [step.values, step.gradient, mask].map(|all| all.as_chunks::<LANES>());
+                for ((((new, velocity), values), gradient), mask) in
+                    new.iter_mut().zip(velocity).zip(values).zip(gradient).zip(mask)
+                {
+                    masked(sgd, step.moves, (values, gradient, mask), velocity, new);
                 }
+                masked(sgd, step.moves, (values_rest, gradient_rest, mask_rest), velocity_rest, new_rest);
             }
         }
     }
+}
+
+#[inline(always)]
+fn masked(
+    sgd: Sgd,
+    moves: bool,
+    (values, gradient, mask): (&[f32], &[f32], &[f32]),
+    velocity: &mut [f32],
+    new: &mut [f32],
+) {
+    let mut kept = [0.0; LANES];
+    let kept = &mut kept[..mask.len()];
+    kept.iter_mut().zip(gradient).zip(mask).for_each(|((masked, g), kept)| *masked = g * kept);
+    update(sgd, moves, (values, kept), velocity, new);
+    new.iter_mut().zip(mask).for_each(|(new, kept)| *new *= kept);
 }
 
 #[inline(always)]

@@ -251,6 +251,12 @@ pub(crate) trait Lanes: Copy {
     /// They must be writable at `to`.
     #[allow(unsafe_code)]
     unsafe fn store(self, to: *mut f32);
+
+    /// Returns a bit for each lane, the first one lowest: whether it is greater than 0, which NaN is not.
+    fn positive(self) -> u16;
+
+    /// Returns the lanes whose bit is 1, and 0 in the others.
+    fn keep(self, bits: u16) -> Self;
 }
 
 #[cfg(test)]
@@ -307,6 +313,37 @@ mod tests {
         for level in Level::available() {
             let sums = level.run(Sums(&floats));
             assert!(!sums.is_empty() && sums.iter().all(|[one, four]| one.to_bits() == four.to_bits()), "{level:?}");
+        }
+    }
+
+    struct Signs<'a>(&'a [f32; 16]);
+
+    impl Kernel for Signs<'_> {
+        type Output = (u16, [f32; 16]);
+
+        #[inline(always)]
+        fn run<L: Lanes>(self) -> (u16, [f32; 16]) {
+            let (mut bits, mut kept) = (0, [1.0; 16]);
+            for lane in (0..16).step_by(L::WIDTH) {
+                bits |= L::read(&self.0[lane..]).positive() << lane;
+                L::read(&self.0[lane..]).keep(0b1010_0110_1100_0111 >> lane).write(&mut kept[lane..]);
+            }
+            (bits, kept)
+        }
+    }
+
+    #[test]
+    fn bits_are_lanes() {
+        let (nan, small) = (f32::NAN, f32::MIN_POSITIVE / 2.0);
+        let floats =
+            [1.0, -1.0, 0.0, -0.0, nan, small, -small, 3.0, f32::INFINITY, -7.0, 5.0, 5.5, -5.5, 6.0, 0.0, 9.0];
+        for level in Level::available() {
+            let (bits, kept) = level.run(Signs(&floats));
+            assert_eq!(bits, 0b1010_1101_1010_0001, "{level:?}");
+            for (i, kept) in kept.iter().enumerate() {
+                let expected = if 0b1010_0110_1100_0111 >> i & 1 == 1 { floats[i].to_bits() } else { 0 };
+                assert_eq!(kept.to_bits(), expected, "{level:?} {i}");
+            }
         }
     }
 

@@ -126,7 +126,8 @@ fn fused_convolutions_stay_within_their_inputs() {
                     let unit = Unit { conv: &conv, weight: &weight, pattern, precision };
                     let input = Input { x: Planes::Whole(&x), norm: Some(Norm { affine: &first, relu: true }) };
                     unit.forward(input, true);
-                    let sums = last.shut(conv.output(), &mut gradient.to_vec(), &gradient, &gradient);
+                    let (_, passed) = last.join(conv.output(), &gradient, &gradient);
+                    let sums = last.shut(conv.output(), &mut gradient.to_vec(), &gradient, &passed);
                     let training = (&after, &sums, 1e-5);
                     let norm = Some(Backward { z: &gradient, affine: &last, gate: Gate::Input, training });
                     for onto in [None, Some(&mut x.to_vec()[..])] {

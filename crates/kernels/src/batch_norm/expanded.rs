@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::planes::{Apply, Moments, Running, Shut};
+use super::joined::{Passed, joined, shut};
+use super::planes::{Apply, Moments, Running};
 use super::{Affine, Statistics, Sums, planes_per_task, timer};
 use crate::buffer::Buffer;
 use crate::maps::Maps;
@@ -17,32 +18,21 @@ fn owners(wide: usize, places: &[usize]) -> Vec<Option<usize>> {
 }
 
 impl Affine {
-    /// Returns `relu(residual + y)`, where `y` has the normalised channels of `x` at `places` and zeros elsewhere; `maps` is
-    /// the shape of the residual.
+    /// Returns `relu(residual + y)`, where `y` has the normalised channels of `x` at `places` and zeros elsewhere, and which
+    /// pixels of it let a gradient through; `maps` is the shape of the residual.
     ///
     /// # Panics
     ///
     /// Panics if a length is not that of its shape.
-    pub fn apply_at(&self, maps: Maps, places: &[usize], x: &[f32], residual: &[f32]) -> Buffer {
+    pub fn join_at(&self, maps: Maps, places: &[usize], x: &[f32], residual: &[f32]) -> (Buffer, Passed) {
         let own = Maps { channels: places.len(), ..maps };
         assert!(x.len() == own.len() && residual.len() == maps.len(), "activations of {:?}", maps.dims());
-        let level = Level::current();
         let owners = owners(maps.channels, places);
-        let mut y = Buffer::any(maps.len());
-        let work = y.par_chunks_mut(maps.plane()).zip(residual.par_chunks(maps.plane())).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (y, residual))| {
-            let block = i / maps.channels;
-            let Some(channel) = owners[i % maps.channels] else {
-                // NaN is let through, as by all rectifiers here.
-                return y.iter_mut().zip(residual).for_each(|(y, x)| *y = if *x < 0.0 { 0.0 } else { *x });
-            };
-            let x = &x[block * own.block() + channel * own.plane()..][..own.plane()];
-            let (rows, channel, residual) = (0..maps.height, self.channel(channel), Some(residual));
-            maps.clear_margin(y);
-            level.run(Apply { maps, rows, channel, relu: true, x, residual, y });
-            maps.clear_missing(block, y);
-        });
-        y
+        joined(maps, residual, |i| {
+            let channel = owners[i % maps.channels]?;
+            let at = i / maps.channels * own.block() + channel * own.plane();
+            Some((self.channel(channel), &x[at..at + own.plane()]))
+        })
     }
 
     /// Returns the normalised channels of `x`, with those of `made` added at `places`, and the statistics of the sum.
@@ -74,8 +64,8 @@ impl Affine {
         (y, statistics)
     }
 
-    /// Sets the gradient to 0 where the rectifier behind [`Affine::apply_at`] did so to `output`; returns that of the
-    /// normalised channels, and its sums.
+    /// Sets the gradient to 0 where it does not pass the rectifier of [`Affine::join_at`]; returns that of the normalised
+    /// channels, and its sums.
     ///
     /// # Panics
     ///
@@ -86,25 +76,15 @@ impl Affine {
         places: &[usize],
         gradient: &mut [f32],
         x: &[f32],
-        output: &[f32],
+        passed: &Passed,
     ) -> (Buffer, Sums) {
         let own = Maps { channels: places.len(), ..maps };
-        assert!(gradient.len() == maps.len() && x.len() == own.len() && output.len() == maps.len());
-        let level = Level::current();
+        assert!(gradient.len() == maps.len() && x.len() == own.len(), "activations of {:?}", maps.dims());
         let owners = owners(maps.channels, places);
-        let mut planes = vec![(0.0, 0.0); maps.blocks() * maps.channels];
-        let work = planes.par_iter_mut().zip(gradient.par_chunks_mut(maps.plane())).enumerate();
-        work.with_min_len(planes_per_task(maps)).for_each_init(timer, |_, (i, (sums, gradient))| {
-            let output = &output[i * maps.plane()..(i + 1) * maps.plane()];
-            let (x, mean) = match owners[i % maps.channels] {
-                Some(channel) => {
-                    let at = i / maps.channels * own.block() + channel * own.plane();
-                    (&x[at..at + own.plane()], self.mean[channel])
-                }
-                // Nobody reads these sums.
-                None => (output, 0.0),
-            };
-            *sums = level.run(Shut { maps, mean, gradient, x, output });
+        let planes = shut(maps, gradient, passed, |i| {
+            let channel = owners[i % maps.channels]?;
+            let at = i / maps.channels * own.block() + channel * own.plane();
+            Some((&x[at..at + own.plane()], self.mean[channel]))
         });
         let of_own = pick(maps, gradient, places);
         let owned: Vec<(f32, f32)> =

@@ -34,8 +34,9 @@ fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
 
-/// Sums of four pixels side by side: enough additions in flight.
-const WIDE: usize = 4 * LANES;
+/// Pixels whose sums are side by side: enough additions in flight.
+const PIXELS: usize = 4;
+const WIDE: usize = PIXELS * LANES;
 
 /// Two sums over a plane, which grow row by row.
 #[derive(Clone)]
@@ -200,13 +201,63 @@ impl Kernel for Reduce<'_> {
     }
 }
 
-/// Sets the gradient to 0 where the output is not positive, and returns the same sums as [`Reduce`].
+/// Writes the rectified sum of a residual and a normalised plane, if there is one, and which pixels let a gradient through.
+pub(crate) struct Join<'a> {
+    pub maps: Maps,
+    pub normalised: Option<(Channel, &'a [f32])>,
+    pub residual: &'a [f32],
+    pub y: &'a mut [f32],
+    /// A bit for each image, for each pixel without the margin.
+    pub passed: &'a mut [u16],
+}
+
+impl Join<'_> {
+    #[inline(always)]
+    fn rows<L: Lanes>(self, x: &[f32], sum: impl Fn(f32, f32) -> f32 + Copy) {
+        let Join { maps, residual, y, passed, .. } = self;
+        for row in 0..maps.height {
+            let at = maps.floats(row);
+            let pixels = y[at.clone()].chunks_exact_mut(LANES).zip(x[at.clone()].chunks_exact(LANES));
+            let pixels = pixels.zip(residual[at].chunks_exact(LANES));
+            for (((y, x), residual), passed) in pixels.zip(&mut passed[row * maps.width..]) {
+                let mut out = [0.0f32; LANES];
+                for i in 0..LANES {
+                    out[i] = relu(sum(x[i], residual[i]));
+                }
+                *passed = 0;
+                for lane in (0..LANES).step_by(L::WIDTH) {
+                    let lanes = L::read(&out[lane..]);
+                    *passed |= lanes.positive() << lane;
+                    lanes.write(&mut y[lane..]);
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Join<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        match self.normalised {
+            Some((channel, x)) => self.rows::<L>(x, |x, residual| channel.normalise(x) + residual),
+            None => {
+                let residual = self.residual;
+                self.rows::<L>(residual, |_, residual| residual);
+            }
+        }
+    }
+}
+
+/// Sets the gradient to 0 where it does not pass, and returns the same sums as [`Reduce`] if there is an `x`.
 pub(crate) struct Shut<'a> {
     pub maps: Maps,
-    pub mean: f32,
     pub gradient: &'a mut [f32],
-    pub x: &'a [f32],
-    pub output: &'a [f32],
+    /// What was normalised, and its mean.
+    pub x: Option<(&'a [f32], f32)>,
+    /// As [`Join`] wrote them.
+    pub passed: &'a [u16],
 }
 
 impl Kernel for Shut<'_> {
@@ -214,28 +265,40 @@ impl Kernel for Shut<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) -> (f32, f32) {
-        let Shut { maps, mean, gradient, x, output } = self;
+        let Shut { maps, gradient, x, passed } = self;
         let (mut sums, mut products) = ([0.0f32; WIDE], [0.0f32; WIDE]);
-        for y in 0..maps.height {
-            let at = maps.floats(y);
-            let (g, x, output) = (&mut gradient[at.clone()], &x[at.clone()], &output[at]);
-            let whole = g.len() / WIDE * WIDE;
-            let (g, g_rest) = g.split_at_mut(whole);
-            let chunks = g.chunks_exact_mut(WIDE).zip(x.chunks_exact(WIDE)).zip(output.chunks_exact(WIDE));
-            for ((g, x), output) in chunks {
+        for row in 0..maps.height {
+            let at = maps.floats(row);
+            let gradient = &mut gradient[at.clone()];
+            let passed = &passed[row * maps.width..][..maps.width];
+            let Some((x, mean)) = x else {
+                gradient.chunks_exact_mut(LANES).zip(passed).for_each(|(pixel, bits)| keep::<L>(pixel, *bits));
+                continue;
+            };
+            let (wide, rest) = gradient.as_chunks_mut::<WIDE>();
+            let ((wide_x, rest_x), (wide_bits, rest_bits)) = (x[at].as_chunks::<WIDE>(), passed.as_chunks::<PIXELS>());
+            for ((g, x), bits) in wide.iter_mut().zip(wide_x).zip(wide_bits) {
+                g.chunks_exact_mut(LANES).zip(bits).for_each(|(pixel, bits)| keep::<L>(pixel, *bits));
                 for i in 0..WIDE {
-                    g[i] = if output[i] > 0.0 { g[i] } else { 0.0 };
                     sums[i] += g[i];
                     products[i] += g[i] * (x[i] - mean);
                 }
             }
-            for (i, ((g, x), output)) in g_rest.iter_mut().zip(&x[whole..]).zip(&output[whole..]).enumerate() {
-                *g = if *output > 0.0 { *g } else { 0.0 };
-                sums[i] += *g;
-                products[i] += *g * (x - mean);
+            rest.chunks_exact_mut(LANES).zip(rest_bits).for_each(|(pixel, bits)| keep::<L>(pixel, *bits));
+            for (i, (g, x)) in rest.iter().zip(rest_x).enumerate() {
+                sums[i] += g;
+                products[i] += g * (x - mean);
             }
         }
         (sums.iter().sum(), products.iter().sum())
+    }
+}
+
+/// Keeps the lanes of a pixel whose bit is 1.
+#[inline(always)]
+fn keep<L: Lanes>(pixel: &mut [f32], bits: u16) {
+    for lane in (0..LANES).step_by(L::WIDTH) {
+        L::read(&pixel[lane..]).keep(bits >> lane).write(&mut pixel[lane..]);
     }
 }
 

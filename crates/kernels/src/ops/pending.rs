@@ -19,7 +19,7 @@ use super::activation::{Blocks, Known, in_blocks, shape};
 use super::flex::{Begun, Floats, Input, run_onto, tensor, vector, writable};
 use super::planes::{PARTS, View, parts_of};
 use crate::Precision;
-use crate::batch_norm::{Affine, Gate, Statistics, Sums, Target};
+use crate::batch_norm::{Affine, Gate, Passed, Statistics, Sums, Target};
 use crate::buffer::Buffer;
 use crate::conv::unit::{self, Unit, Wanted};
 use crate::conv::{Conv, Pattern};
@@ -256,10 +256,16 @@ impl Pending {
         let mut statistics = None;
         let output = run_onto(Part::Waiting, inputs, |floats| {
             let shapes = sources.iter().map(|source| source.maps).collect::<Vec<_>>();
+            let mut passed = None;
+            let mut keep = |(y, of_y)| {
+                passed = Some(of_y);
+                y
+            };
             let output = match (links.last_mut(), &front) {
                 (Some(Link { norm: Some(norm), z, .. }), _) => {
                     let y = match (&places, added.as_deref()) {
-                        (Some(places), Some(added)) => norm.affine.apply_at(maps, places, z, added),
+                        (Some(places), Some(added)) => keep(norm.affine.join_at(maps, places, z, added)),
+                        (None, Some(added)) if norm.relu => keep(norm.affine.join(maps, z, added)),
                         (_, added) => norm.affine.apply(maps, z, norm.relu, added),
                     };
                     in_blocks(maps, y)
@@ -275,13 +281,9 @@ impl Pending {
                 }
                 (None, None) => unreachable!("a chain has a link or a normalisation in front"),
             };
-            let gate = match (links.last().and_then(|link| link.norm.as_ref()), &added) {
-                (Some(LinkNorm { relu: true, .. }), Some(_)) => Some(Floats::new(&output)),
-                _ => None,
-            };
             let known = sources.into_iter().map(|source| source.known).collect();
             let has_residual = added.is_some();
-            let chain = Chain { shapes, known, front, links, floats, output: gate, maps, places, has_residual, around };
+            let chain = Chain { shapes, known, front, links, floats, passed, maps, places, has_residual, around };
             (output, Box::new(move |gradient, wanted, begun: &mut Begun| chain.backward(gradient, wanted, begun)))
         });
         Blocks::new(output, maps).with_statistics(statistics)
@@ -333,8 +335,8 @@ struct Chain {
     links: Vec<Link>,
     /// The inputs, as in [`INPUTS`].
     floats: [Floats; INPUTS],
-    /// The output, if a residual has been added to it before a rectifier.
-    output: Option<Floats>,
+    /// Which pixels of the output a gradient passes, if a residual has been added to it before a rectifier.
+    passed: Option<Passed>,
     /// The shape of the output.
     maps: Maps,
     /// The channels of the residual that the last link's are added to, if not one to one.
@@ -479,23 +481,23 @@ impl Chain {
     /// Sets the gradient to 0 where the rectifier behind a residual did so to the output; so it is the residual's too.
     fn shut(&self, gradient: FlexTensor) -> Way {
         let last = self.links.last().and_then(|link| Some((link, link.norm.as_ref()?)));
-        let (Some((link, norm)), Some(output)) = (last, &self.output) else {
+        let (Some((link, norm)), Some(passed)) = (last, &self.passed) else {
             let gradient = Floats::new(&gradient);
             let of_residual = self.has_residual.then(|| gradient.tensor());
             return Way { gradient, sums: None, of_residual };
         };
         let mut gradient = writable(gradient, shape(self.maps));
         if let Some(places) = &self.places {
-            let (own, sums) = norm.affine.shut_at(self.maps, places, gradient.storage_mut(), &link.z, output);
+            let (own, sums) = norm.affine.shut_at(self.maps, places, gradient.storage_mut(), &link.z, passed);
             let own = Floats::new(&in_blocks(link.conv.output(), own));
             return Way { gradient: own, sums: Some(sums), of_residual: Some(gradient) };
         }
-        let sums = norm.affine.shut(self.maps, gradient.storage_mut(), &link.z, output);
+        let sums = norm.affine.shut(self.maps, gradient.storage_mut(), &link.z, passed);
         Way { gradient: Floats::new(&gradient), sums: Some(sums), of_residual: Some(gradient) }
     }
 
     fn gate(&self, norm: &LinkNorm, is_last: bool) -> Gate<'static> {
-        match &self.output {
+        match &self.passed {
             Some(_) if is_last => Gate::Open,
             _ if norm.relu => Gate::Input,
             _ => Gate::Open,

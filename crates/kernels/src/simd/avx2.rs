@@ -88,4 +88,20 @@ impl Lanes for Avx2 {
         // SAFETY: the caller vouches for eight writable floats.
         unsafe { _mm256_storeu_ps(to, self.0) }
     }
+
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self.0, _mm256_setzero_ps())) as u16 }
+    }
+
+    #[inline(always)]
+    fn keep(self, bits: u16) -> Self {
+        // SAFETY: as in `splat`.
+        unsafe {
+            let each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), each);
+            Avx2(_mm256_and_ps(self.0, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each))))
+        }
+    }
 }

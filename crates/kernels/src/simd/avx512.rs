@@ -110,4 +110,16 @@ impl Lanes for Avx512 {
         // SAFETY: the caller vouches for sixteen writable floats.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
+
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        // SAFETY: as in `splat`.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, _mm512_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    fn keep(self, bits: u16) -> Self {
+        // SAFETY: as in `splat`.
+        Avx512(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
+    }
 }

@@ -92,4 +92,14 @@ impl Lanes for Avx512Bf16 {
         // SAFETY: as the caller vouches.
         unsafe { self.0.store(to) }
     }
+
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        self.0.positive()
+    }
+
+    #[inline(always)]
+    fn keep(self, bits: u16) -> Self {
+        Avx512Bf16(self.0.keep(bits))
+    }
 }

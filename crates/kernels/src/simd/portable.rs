@@ -70,4 +70,17 @@ impl Lanes for Portable {
         // SAFETY: the caller vouches for four writable floats.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
     }
+
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        let [a, b, c, d] = self.0.map(|lane| u16::from(lane > 0.0));
+        a | b << 1 | c << 2 | d << 3
+    }
+
+    #[inline(always)]
+    fn keep(self, bits: u16) -> Self {
+        let [a, b, c, d] = self.0;
+        let lane = |x: f32, bit: u16| f32::from_bits(x.to_bits() & u32::from(bits >> bit & 1).wrapping_neg());
+        Portable([lane(a, 0), lane(b, 1), lane(c, 2), lane(d, 3)])
+    }
 }
