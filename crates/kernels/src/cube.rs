@@ -1,4 +1,4 @@
-//! Convolution and batch normalisation on GPUs: kernels of our own beside burn's.
+//! Convolution, batch normalisation and the optimizer's step on GPUs: kernels of our own beside burn's.
 //!
 //! burn runs a convolution on a GPU as one of several kernels, but none of them keeps a tile of sums in registers, and its data
 //! gradient goes through columns that are scattered back. Here are three kernels that do (`forward`, `data`, `weight`; `tiles`
@@ -7,9 +7,9 @@
 //! them once for each shape and device, with CubeCL's own tuner.
 //!
 //! burn composes a training batch normalisation of operations that pass over the maps again and again; `norm` does it in two
-//! passes each way, with the rectifier and the residual.
+//! passes each way, with the rectifier and the residual. `update` is the optimizer's step, one kernel for each parameter.
 //!
-//! `queue` puts both into burn's stream of fused operations. [`launches`] counts what reaches the device; [`tuned`] keeps what
+//! `queue` puts them into burn's stream of fused operations. [`launches`] counts what reaches the device; [`tuned`] keeps what
 //! was found for the next process.
 
 mod choice;
@@ -20,6 +20,7 @@ mod norm;
 mod queue;
 mod tiles;
 pub mod tuned;
+mod update;
 mod weight;
 
 use burn::backend::{DType, DispatchDevice};
@@ -29,7 +30,8 @@ use cubecl::prelude::Scalar;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use norm::Norm;
-pub(crate) use queue::{Fused, Seen, enqueue, normalise, normalise_backward};
+pub(crate) use queue::{Fused, Seen, enqueue, normalise, normalise_backward, take_step};
+pub(crate) use update::{Read, Rule};
 
 /// Returns the largest buffer that a GPU gives and, where it says so, all of its memory, in bytes; nothing for other devices.
 pub fn memory(device: &Device) -> Option<(u64, Option<u64>)> {
@@ -151,8 +153,8 @@ fn element(dtype: DType) -> ElemType {
 #[cfg(test)]
 pub(crate) mod testing {
     use burn::backend::ops::FloatTensorOps;
-    use burn::backend::{BackendTypes, DispatchDevice};
-    use burn::tensor::{Device, DeviceKind, DeviceType, TensorData};
+    use burn::backend::{Backend, BackendTypes, DispatchDevice};
+    use burn::tensor::{DType, Device, DeviceKind, DeviceType, TensorData};
     use burn_cubecl::CubeBackend;
     use burn_cubecl::kernel::into_contiguous;
     use burn_cubecl::ops::into_data_sync;
@@ -177,6 +179,15 @@ pub(crate) mod testing {
             DispatchDevice::Cube(device) => device.clone(),
             other => panic!("{other:?} is no device of CubeCL"),
         }
+    }
+
+    /// Whether this device computes in f16; said aloud where it does not.
+    pub fn has_halves(device: &CubeDevice) -> bool {
+        let has = <CubeBackend as Backend>::supports_dtype(device, DType::F16);
+        if !has {
+            println!("skipped: this adapter has no f16");
+        }
+        has
     }
 
     /// Returns numbers between -1 and 1, others for each seed.

@@ -2,8 +2,8 @@
 //!
 //! Models call the operations at the root of this crate: [`conv2d`], [`batch_norm_train`], [`global_average`] and so on,
 //! which take and return an [`Activation`]; transformers call the methods of [`Tokens`]. On burn's flex backend they run
-//! on kernels of our own; on GPUs convolutions run in the fastest of several ways, and training batch normalisation on ours
-//! ([`cube`]); all else is burn's own operations.
+//! on kernels of our own; on GPUs convolutions run in the fastest of several ways, and training batch normalisation and the
+//! optimizer's step on ours ([`cube`]); all else is burn's own operations.
 //! Gradients come from burn's autodiff in all cases.
 //!
 //! ```
@@ -61,7 +61,7 @@ pub use bf16::Precision;
 pub use conv::{Choice, Choices, Kernels, Pattern};
 pub use linear::LinearPattern;
 pub use ops::{
-    Activation, Awake, Gradients, Normalised, Then, Tokens, add_around, average_pool, awake, batch_norm,
+    Activation, Awake, Gradients, Normalised, Then, Tokens, adamw_step, add_around, average_pool, awake, batch_norm,
     batch_norm_train, concat, conv2d, depthwise, gather_maps, global_average, is_timed, linear, max_pool, pad_shortcut,
     scale_maps, sgd_step, sparse_conv2d, sparse_linear, timed,
 };

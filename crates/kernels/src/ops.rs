@@ -1,5 +1,5 @@
-//! The operations that models call: our kernels on flex and for convolution and batch normalisation on GPUs, burn's own
-//! operations elsewhere.
+//! The operations that models and the optimizer call: our kernels on flex and, for convolution, batch normalisation and the
+//! optimizer's step, on GPUs; burn's own operations elsewhere.
 //!
 //! An [`Activation`] knows its layout. Images enter it once, pass through any number of layers in blocks, and leave it as
 //! a vector for each image, so that nothing is converted in between.
@@ -32,7 +32,7 @@ pub use conv2d::{Gradients, conv2d, sparse_conv2d};
 pub use depthwise::depthwise;
 pub use gating::scale_maps;
 pub use linear::{linear, sparse_linear};
-pub use optimizer::sgd_step;
+pub use optimizer::{adamw_step, sgd_step};
 pub use planes::{concat, gather_maps};
 pub use pooling::{average_pool, global_average, max_pool, pad_shortcut};
 pub use timed::{is_timed, timed};

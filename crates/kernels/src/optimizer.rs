@@ -1,4 +1,6 @@
 //! The step of stochastic gradient descent: weight decay, momentum, the update and the mask in one pass over the memory.
+//!
+//! That of AdamW has a kernel on GPUs alone; its constants are here, too.
 
 use rayon::prelude::*;
 
@@ -20,6 +22,31 @@ pub struct Sgd {
     pub nesterov: bool,
     /// The share of the weight that is added to its gradient.
     pub decay: f32,
+}
+
+/// The constants of a step of Adam with decoupled weight decay: `m ← β₁m + (1 − β₁)g`, `v ← β₂v + (1 − β₂)g²`,
+/// `w ← (1 − lr·decay)·w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// The step size.
+    pub lr: f64,
+    /// The decay of the first and second moment, β₁ and β₂.
+    pub betas: (f64, f64),
+    /// The term ε that keeps the division finite.
+    pub epsilon: f64,
+    /// The share of the weight that is taken away, times the step size.
+    pub decay: f64,
+    /// The steps t that were taken, with this one.
+    pub steps: u64,
+}
+
+impl AdamW {
+    /// Returns `√(1 − β₂ᵗ)` and `lr / (1 − β₁ᵗ)`.
+    pub fn rate(&self) -> (f64, f64) {
+        let AdamW { lr, betas: (beta1, beta2), steps, .. } = *self;
+        let less = |beta: f64| 1.0 - beta.powi(steps as i32);
+        (less(beta2).sqrt(), lr / less(beta1))
+    }
 }
 
 /// What a step is taken with.

@@ -46,6 +46,11 @@ impl Verdict {
         old.mask_where(taken, new)
     }
 
+    /// Returns 1 if the step is taken, and else 0, `[1]`.
+    pub fn taken(&self) -> Tensor<1> {
+        self.taken.clone().float()
+    }
+
     /// Returns how many of `steps` were taken, `[1]`.
     pub fn of(&self, steps: u64) -> Tensor<1> {
         self.skipped.clone() * -1.0 + steps as f32

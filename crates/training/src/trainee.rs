@@ -245,15 +245,12 @@ impl Trainee {
         }
         let range = self.engine.scheduler().scale_range(clock).map(|range| (self.engine.all_scales(), range));
         let Self { optimizer, options, masks, .. } = self;
-        optimizer.begin_step();
+        optimizer.begin_step(verdict);
         self.network = parameters::map(self.network.clone(), |info, values| {
             let gradient = gradients.remove(&info.name)?;
             let decayed = options.decayed.contains(&info.name);
             let mask = masks.get(&info.name);
-            let values = match &verdict {
-                None => optimizer.update(&info.name, clock.lr, decayed, values, gradient, mask),
-                Some(verdict) => optimizer.update_if(verdict, &info.name, clock.lr, decayed, values, gradient, mask),
-            };
+            let values = optimizer.update(&info.name, clock.lr, decayed, values, gradient, mask);
             Some(match &range {
                 Some((scales, [least, most])) if scales.contains(&info.name) => values.clamp(*least, *most),
                 _ => values,

@@ -184,12 +184,11 @@ fn columns(x: CubeTensor) -> CubeTensor {
 
 #[cfg(test)]
 mod tests {
-    use burn::backend::Backend;
     use burn::tensor::{Device, Tensor, TensorData, module};
     use burn_cubecl::ops::into_data_sync;
     use proptest::prelude::*;
 
-    use super::super::testing::{CubeDevice, cube, distance, floats, noise, put, take, wgpu};
+    use super::super::testing::{CubeDevice, cube, distance, floats, has_halves, noise, put, take, wgpu};
     use super::*;
 
     /// Output and gradients by burn's own autodiff on the CPU.
@@ -246,15 +245,6 @@ mod tests {
         assert_eq!(check(conv(16, 8, 32, 3, 2), true), 9);
         assert_eq!(check(conv(16, 4, 24, 1, 1), true), 17);
         assert_eq!(check(conv(16, 5, 8, 1, 2), false), 10);
-    }
-
-    /// Whether this device computes in f16; said aloud where it does not.
-    fn has_halves(device: &CubeDevice) -> bool {
-        let has = <CubeBackend as Backend>::supports_dtype(device, DType::F16);
-        if !has {
-            println!("skipped: this adapter has no f16");
-        }
-        has
     }
 
     #[test]

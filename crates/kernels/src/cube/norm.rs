@@ -5,6 +5,8 @@
 //! what the rectifier lets through: the pass that sums writes it, and the last one reads it instead of the gradient and the
 //! output.
 //!
+//! Maps are f32 or halves, which are read, widened, and rounded once when they are written; all else is f32.
+//!
 //! A channel is cut into shares by the shape alone, and a cube of threads takes each. It leaves their results to the next
 //! kernel, whose cubes all put together those of their channel first ([`mod@shared`]), so that results are the same every time.
 
@@ -12,8 +14,8 @@ mod backward;
 mod forward;
 mod shared;
 
-use burn::backend::DispatchDevice;
 use burn::backend::ops::FloatTensorOps;
+use burn::backend::{DType, DispatchDevice};
 use burn::tensor::Device;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
@@ -135,17 +137,22 @@ struct Cut {
     blocks: u32,
 }
 
-/// Returns a tensor beside `x` that has yet to be written.
-fn empty(x: &CubeTensor, shape: &[usize]) -> CubeTensor {
-    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape.into(), x.dtype)
+/// Returns maps like `x` that have yet to be written.
+fn empty(x: &CubeTensor) -> CubeTensor {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.meta.shape().clone(), x.dtype)
+}
+
+/// Returns numbers in f32 beside `x` that have yet to be written.
+fn vector(x: &CubeTensor, shape: &[usize]) -> CubeTensor {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape.into(), DType::F32)
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Tensor, TensorData, activation, module};
+    use burn::tensor::{FloatDType, Tensor, TensorData, activation, module};
     use proptest::prelude::*;
 
-    use super::super::testing::{cube, distance, floats, noise, put, take, wgpu};
+    use super::super::testing::{cube, distance, floats, has_halves, noise, put, take, wgpu};
     use super::*;
 
     const EPSILON: f64 = 1e-5;
@@ -192,24 +199,37 @@ mod tests {
             all.into_iter().map(floats).collect()
         }
 
+        /// Rounds all maps to f16.
+        fn rounded(self) -> Case {
+            let rounded = |data: TensorData| data.convert_dtype(DType::F16).convert_dtype(DType::F32);
+            let Case { x, residual, gradient, .. } = self;
+            Case { x: rounded(x), residual: residual.map(rounded), gradient: rounded(gradient), ..self }
+        }
+
         /// The same by our kernels; `inner` says which of input, gradient and residual have channels innermost.
         fn ours(&self, device: &Device, inner: [bool; 3]) -> Vec<Vec<f32>> {
+            self.ours_in(FloatDType::F32, device, inner)
+        }
+
+        /// The same with maps of a type.
+        fn ours_in(&self, dtype: FloatDType, device: &Device, inner: [bool; 3]) -> Vec<Vec<f32>> {
             let device = cube(device);
+            let maps = |data, inner| CubeBackend::float_cast(put(data, inner, &device), dtype);
             let norm = Norm { shape: self.x.shape().dims(), epsilon: EPSILON, relu: self.relu };
-            let x = put(&self.x, inner[0], &device);
+            let x = maps(&self.x, inner[0]);
             let [gamma, beta] = [&self.gamma, &self.beta].map(|data| put(data, false, &device));
-            let residual = self.residual.as_ref().map(|data| put(data, inner[2], &device));
+            let residual = self.residual.as_ref().map(|data| maps(data, inner[2]));
             let Normalised { output, mean, variance } = forward(norm, x.clone(), gamma.clone(), beta.clone(), residual);
             let of = backward(
                 norm,
-                put(&self.gradient, inner[1], &device),
+                maps(&self.gradient, inner[1]),
                 x,
                 [mean.clone(), variance.clone()],
                 [gamma, beta],
                 self.residual.is_some().then(|| output.clone()),
             );
             let all = [output, mean, variance, of.x, of.gamma, of.beta].into_iter().chain(of.residual);
-            all.map(take).collect()
+            all.map(|tensor| take(CubeBackend::float_cast(tensor, FloatDType::F32))).collect()
         }
 
         fn check(&self, device: &Device, inner: [bool; 3]) {
@@ -245,6 +265,29 @@ mod tests {
             let mean = (0..6 * 256).map(of_channel).sum::<f64>() / 1536.0;
             let exact = (0..6 * 256).map(|i| (of_channel(i) - mean).powi(2)).sum::<f64>() / 1536.0;
             assert!((f64::from(*variance) - exact).abs() < 1e-4 * exact, "{variance} instead of {exact}");
+        }
+    }
+
+    #[test]
+    fn halves_are_normalised_in_f32_and_rounded_once() {
+        let Some(device) = wgpu().filter(|device| has_halves(&cube(device))) else { return };
+        for (shape, inner) in
+            [([5, 6, 8, 4], [false; 3]), ([3, 9, 4, 5], [true, false, true]), ([4, 5, 3, 3], [false; 3])]
+        {
+            for (relu, added) in [(false, false), (true, false), (true, true)] {
+                let case = Case::new(shape, relu, added).rounded();
+                let [halves, floats] =
+                    [FloatDType::F16, FloatDType::F32].map(|dtype| case.ours_in(dtype, &device, inner));
+                assert_eq!(halves.len(), floats.len());
+                for (i, (halves, floats)) in halves.iter().zip(&floats).enumerate() {
+                    // Half a unit in the last place of an f16, or of the least of them.
+                    let unit = |x: f32| if [0, 3, 6].contains(&i) { (x.abs() / 1024.0).max(6e-8) } else { 1e-6 };
+                    for (half, float) in halves.iter().zip(floats) {
+                        let off = (half - float).abs();
+                        assert!(off < 0.501 * unit(*float), "result {i} of {shape:?}: {half} instead of {float}");
+                    }
+                }
+            }
         }
     }
 

@@ -5,12 +5,11 @@ use std::fmt;
 use burn::backend::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::custom::{
-    CustomOpIr, HandleContainer, Operation, OperationIr, OperationOutput, ScalarIr, StreamId, TensorIr,
-};
+use burn_fusion::custom::{CustomOpIr, HandleContainer, Operation, OperationIr, ScalarIr, StreamId, TensorIr};
 use burn_fusion::{ExecutionError, FusionBackend, FusionRuntime, FusionTensor};
 
 use super::norm::{self, Norm};
+use super::update::{self, Read, Rule};
 use super::{Conv, Direction, choice};
 
 type Runtime = <CubeBackend as FusionBackend>::FusionRuntime;
@@ -18,7 +17,7 @@ type Runtime = <CubeBackend as FusionBackend>::FusionRuntime;
 /// A tensor of burn's stream.
 pub(crate) type Fused = FusionTensor<Runtime>;
 
-/// What a convolution computes on.
+/// What maps are made of.
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Makes results of inputs, once it is an operation's turn.
@@ -50,28 +49,29 @@ impl Operation<Runtime> for Queued {
     }
 }
 
-/// Queues an operation, with results of one type and the given shapes.
+/// Queues an operation, with results of the given types and shapes.
 ///
-/// The stream compares operations by name, types, shapes and scalars, and must not take two of them for the same one: all that
-/// `run` does besides is in `scalars`.
-fn queue<const N: usize>(
+/// The stream plans by name, types and shapes, and keeps its plans: numbers in `scalars` may change from one operation to the
+/// next, and so may what `run` does with them, since each operation that is queued is run by its own.
+fn queue<'a>(
     name: &'static str,
     scalars: &[ScalarIr],
     inputs: Vec<Fused>,
-    dtype: DType,
-    shapes: [&[usize]; N],
+    results: impl IntoIterator<Item = (DType, &'a [usize])>,
     run: impl Fn(Vec<CubeTensor>) -> Vec<CubeTensor> + Send + Sync + 'static,
-) -> [Fused; N] {
+) -> Vec<Fused> {
     let client = inputs[0].client.clone();
-    let results = shapes.map(|shape| TensorIr::uninit(client.create_empty_handle(), shape.into(), dtype));
+    let result =
+        |(dtype, shape): (DType, &[usize])| TensorIr::uninit(client.create_empty_handle(), shape.into(), dtype);
+    let results: Vec<TensorIr> = results.into_iter().map(result).collect();
     let inputs: Vec<TensorIr> = inputs.into_iter().map(Fused::into_ir).collect();
     let tensors = CustomOpIr::with_scalars(name, &inputs, &results, scalars.to_vec());
     let queued = Queued { tensors: tensors.clone(), run: Box::new(run) };
-    client.register(StreamId::current(), OperationIr::Custom(tensors), queued).outputs()
+    client.register(StreamId::current(), OperationIr::Custom(tensors), queued)
 }
 
 /// Takes the tensors that an operation was queued with.
-fn fixed<const N: usize>(tensors: Vec<CubeTensor>) -> [CubeTensor; N] {
+fn fixed<T: fmt::Debug, const N: usize>(tensors: Vec<T>) -> [T; N] {
     tensors.try_into().unwrap_or_else(|tensors: Vec<_>| panic!("{} tensors instead of {N}", tensors.len()))
 }
 
@@ -85,41 +85,49 @@ pub(crate) fn enqueue(conv: Conv, direction: Direction, a: Fused, b: Fused) -> F
     assert!(a.dtype == b.dtype && TYPES.contains(&a.dtype), "a convolution of {:?} and {:?}", a.dtype, b.dtype);
     let scalars = [conv.stride, conv.padding, direction as usize].map(|number| ScalarIr::UInt(number as u64));
     let (shape, dtype) = (direction.result_shape(conv), direction.result_type(a.dtype));
-    let [result] = queue("bonsai::convolution", &scalars, vec![a, b], dtype, [&shape], move |inputs| {
+    let results = queue("bonsai::convolution", &scalars, vec![a, b], [(dtype, &shape[..])], move |inputs| {
         let [a, b] = fixed(inputs);
         vec![choice::fastest(direction, conv, a, b)]
     });
+    let [result] = fixed(results);
     result
 }
 
-/// Queues a pass of a normalisation, whose tensors are f32.
-fn queue_norm<const N: usize>(
-    name: &'static str,
-    norm: Norm,
-    inputs: Vec<Fused>,
-    shapes: [&[usize]; N],
-    run: impl Fn(Vec<CubeTensor>) -> Vec<CubeTensor> + Send + Sync + 'static,
-) -> [Fused; N] {
-    assert!(inputs.iter().all(|input| input.dtype == DType::F32), "the tensors of {name} are f32");
-    let scalars = [ScalarIr::Float(norm.epsilon), ScalarIr::Bool(norm.relu)];
-    queue(name, &scalars, inputs, DType::F32, shapes, run)
-}
-
-/// Queues a normalisation, and returns its output, mean and variance.
+/// Returns what the maps of a normalisation are made of.
 ///
 /// # Panics
 ///
-/// Panics if a residual is added without a rectifier, or a tensor is not f32.
+/// Panics if they are of several types, or a vector is not f32.
+fn type_of<'a>(maps: impl IntoIterator<Item = &'a Fused>, vectors: &[&Fused]) -> DType {
+    let mut types = maps.into_iter().map(|maps| maps.dtype);
+    let dtype = types.next().expect("there are maps");
+    assert!(TYPES.contains(&dtype) && types.all(|other| other == dtype), "the maps of a normalisation have one type");
+    assert!(vectors.iter().all(|vector| vector.dtype == DType::F32), "the vectors of a normalisation are f32");
+    dtype
+}
+
+/// The numbers of a normalisation.
+fn scalars(norm: Norm) -> [ScalarIr; 2] {
+    [ScalarIr::Float(norm.epsilon), ScalarIr::Bool(norm.relu)]
+}
+
+/// Queues a normalisation, and returns its output, which is of the input's type, and mean and variance.
+///
+/// # Panics
+///
+/// Panics if a residual is added without a rectifier or is of another type than the input, or a vector is not f32.
 pub(crate) fn normalise(norm: Norm, x: Fused, gamma: Fused, beta: Fused, residual: Option<Fused>) -> [Fused; 3] {
     assert!(norm.relu || residual.is_none(), "a rectifier follows a residual");
+    let dtype = type_of([&x].into_iter().chain(&residual), &[&gamma, &beta]);
     let channels = [norm.shape[1]];
+    let results = [(dtype, &norm.shape[..]), (DType::F32, &channels), (DType::F32, &channels)];
     let inputs = [x, gamma, beta].into_iter().chain(residual).collect();
-    queue_norm("bonsai::normalisation", norm, inputs, [&norm.shape, &channels, &channels], move |mut inputs| {
+    fixed(queue("bonsai::normalisation", &scalars(norm), inputs, results, move |mut inputs| {
         let residual = (inputs.len() == 4).then(|| inputs.remove(3));
         let [x, gamma, beta] = fixed(inputs);
         let norm::Normalised { output, mean, variance } = norm::forward(norm, x, gamma, beta, residual);
         vec![output, mean, variance]
-    })
+    }))
 }
 
 /// What the backward pass of a normalisation needs.
@@ -135,21 +143,42 @@ pub(crate) struct Seen {
 }
 
 /// Queues the backward pass of a normalisation, and returns the gradients of the input, gamma, beta and, if one was added,
-/// the residual.
+/// the residual; those of maps are of their type.
+///
+/// # Panics
+///
+/// Panics if `gradient` is of another type than the input.
 pub(crate) fn normalise_backward(norm: Norm, gradient: Fused, seen: Seen) -> Vec<Fused> {
     let channels = [norm.shape[1]];
     let Seen { x, gamma, beta, mean, variance, output } = seen;
+    let dtype = type_of([&gradient, &x].into_iter().chain(&output), &[&mean, &variance, &gamma, &beta]);
     let added = output.is_some();
+    let maps = (dtype, &norm.shape[..]);
+    let results = [maps, (DType::F32, &channels), (DType::F32, &channels)].into_iter().chain(added.then_some(maps));
     let inputs = [gradient, x, mean, variance, gamma, beta].into_iter().chain(output).collect();
-    let run = move |mut inputs: Vec<CubeTensor>| {
+    queue("bonsai::normalisation_backward", &scalars(norm), inputs, results, move |mut inputs| {
         let output = added.then(|| inputs.remove(6));
         let [gradient, x, mean, variance, gamma, beta] = fixed(inputs);
         let of = norm::backward(norm, gradient, x, [mean, variance], [gamma, beta], output);
         [of.x, of.gamma, of.beta].into_iter().chain(of.residual).collect()
-    };
-    let name = "bonsai::normalisation_backward";
-    match added {
-        true => queue_norm(name, norm, inputs, [&norm.shape, &channels, &channels, &norm.shape], run).into(),
-        false => queue_norm(name, norm, inputs, [&norm.shape[..], &channels, &channels], run).into(),
-    }
+    })
+}
+
+/// Queues a step of an optimizer for one parameter, and returns its new values and moments.
+///
+/// # Panics
+///
+/// Panics if a tensor is not f32.
+pub(crate) fn take_step(rule: Rule, read: Read<Fused>) -> Vec<Fused> {
+    let shape = read.values.shape.to_vec();
+    let results: Vec<_> = (0..1 + rule.moments()).map(|_| (DType::F32, &shape[..])).collect();
+    let mut inputs = Vec::new();
+    let places = read.map(|tensor| {
+        assert_eq!(tensor.dtype, DType::F32, "an optimizer's step");
+        inputs.push(tensor);
+        inputs.len() - 1
+    });
+    queue("bonsai::step", &[], inputs, results, move |inputs| {
+        update::step(rule, places.clone().map(|place| inputs[place].clone()))
+    })
 }

@@ -9,6 +9,7 @@ use super::activation::{Blocks, in_blocks, shape};
 use super::flex::{Floats, Input, is_flex, run, vector, writable};
 use super::pending::Pending;
 use super::planes::{gather_maps, parts_of};
+use super::precision::in_f32;
 use super::reductions::{self, Batch};
 use super::{Activation, cube};
 use crate::batch_norm::{Affine, Gate, Statistics};
@@ -41,7 +42,11 @@ pub struct Normalised {
 
 /// Normalises each channel of `x` by its own mean and variance.
 pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, then: Then) -> Normalised {
-    let (device, dtype) = (x.device(), x.dtype());
+    let x = match x.into_plain() {
+        Ok(images) => return normalise_maps(images, gamma, beta, epsilon, then),
+        Err(x) => x,
+    };
+    let device = x.device();
     let constant = |floats| {
         let plain = Tensor::<1>::from_primitive::<Flex>(vector(floats));
         if device.is_autodiff() { Tensor::from_inner(plain) } else { plain }
@@ -68,12 +73,7 @@ pub fn batch_norm_train(x: Activation, gamma: Tensor<1>, beta: Tensor<1>, epsilo
         Ok(chain) => Activation::of_pending(chain),
         Err(x) => x,
     };
-    let view = match x.into_view() {
-        Ok(view) => view,
-        Err(images) => {
-            return normalise_maps(images, gamma, beta, epsilon, then, dtype);
-        }
-    };
+    let view = x.into_view().expect("the maps are in a layout of ours");
     if let Then::Nothing | Then::Relu = then {
         let relu = matches!(then, Then::Relu);
         let (chain, statistics) = Pending::in_front(view, device.clone(), gamma, beta, epsilon, relu);
@@ -121,25 +121,26 @@ pub fn batch_norm(
     normalise(maps, x, gamma, beta, epsilon, then, |_| (statistics, false))
 }
 
-/// Normalises plain maps, which are f32, by their own mean and variance, and returns maps of `dtype`: on our kernels on GPUs,
-/// elsewhere by burn's operations.
-fn normalise_maps(
-    images: Tensor<4>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-    epsilon: f64,
-    then: Then,
-    dtype: FloatDType,
-) -> Normalised {
+/// Normalises plain maps by their own mean and variance, and returns maps of their type: on our kernels on GPUs, elsewhere by
+/// burn's operations.
+fn normalise_maps(images: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, then: Then) -> Normalised {
+    let dtype = images.dtype().into();
     if cube::takes_norm(&images, [&gamma, &beta]) {
         let (residual, relu, then) = match then {
             Then::Relu => (None, true, Then::Nothing),
-            Then::AddRelu(residual) => (Some(residual.into_nchw()), true, Then::Nothing),
+            Then::AddRelu(residual) => {
+                (Some(residual.into_plain().unwrap_or_else(Activation::into_nchw)), true, Then::Nothing)
+            }
             Then::Nothing | Then::AddReluAt(..) => (None, false, then),
         };
+        // Halves that something else is added to are rounded once, with it.
+        let is_done = matches!(then, Then::Nothing);
+        let in_halves = is_done && residual.as_ref().is_none_or(|residual| residual.dtype() == images.dtype());
+        let (images, residual) = if in_halves { (images, residual) } else { (in_f32(images), residual.map(in_f32)) };
         let Batch { output, mean, variance } = cube::batch_norm_train(images, gamma, beta, epsilon, residual, relu);
         return Normalised { output: finish(output, then, dtype), mean, variance };
     }
+    let images = in_f32(images);
     // CubeCL's long reductions are why burn's own operation does not do everywhere: see `reductions`.
     if is_flex(&images.device()) {
         let batch = module::batch_norm_train(images, gamma, beta, epsilon);

@@ -78,7 +78,7 @@ fn twenty_optimizer_steps_follow_pytorch() {
                 if clipped {
                     clip(&mut gradients, 1.0);
                 }
-                optimizer.begin_step();
+                optimizer.begin_step(None);
                 for (part, ..) in parts {
                     let gradient = gradients.remove(part).unwrap();
                     let new = optimizer.update(part, option("lr"), true, weights[part].clone(), gradient, None);

@@ -11,11 +11,13 @@
 #![allow(unsafe_code, missing_docs, clippy::too_many_arguments)]
 
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::forward::{affine, gated};
-use super::shared::{Found, across, gather_parts, merge, place};
-use super::{Cut, Norm, Order, THREADS, empty};
+use super::super::element;
+use super::forward::{affine, gated, rounded};
+use super::shared::{Found, across, gather_parts, merge, place, read};
+use super::{Cut, Norm, Order, THREADS, empty, vector};
 
 /// What decides where a rectifier lets the gradient through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,21 +30,22 @@ enum Gate {
 
 /// Writes number, `Σ g` and `Σ g (x − mean)` of each share, `[channels, shares, 3]`, and `g` if the output is given.
 #[cube(launch_unchecked)]
-fn norm_sums<N: Size>(
-    gradient: &Tensor<Vector<f32, N>>,
-    x: &Tensor<Vector<f32, N>>,
+fn norm_sums<F: Float, N: Size>(
+    gradient: &Tensor<Vector<F, N>>,
+    x: &Tensor<Vector<F, N>>,
     mean: &Tensor<f32>,
     variance: &Tensor<f32>,
     gamma: &Tensor<f32>,
     beta: &Tensor<f32>,
-    output: ComptimeOption<&Tensor<Vector<f32, N>>>,
-    mut passed: ComptimeOption<&mut Tensor<Vector<f32, N>>>,
+    output: ComptimeOption<&Tensor<Vector<F, N>>>,
+    mut passed: ComptimeOption<&mut Tensor<Vector<F, N>>>,
     partial: &mut Tensor<f32>,
     epsilon: f32,
     total: u32,
     share: u32,
     #[comptime] of: Order,
     #[comptime] gate: Gate,
+    #[define(F)] _element: ElemType,
 ) {
     let threads = comptime![THREADS / of.lanes];
     let thread = UNIT_POS / of.lanes;
@@ -62,16 +65,16 @@ fn norm_sums<N: Size>(
         let mut products = Vector::<f32, N>::new(0.0f32);
         for i in range_stepped(first, end, threads) {
             let at = place(channel, i, of);
-            let pixels = x[at];
-            let given = gradient[at];
+            let pixels = read::<F, N>(x, at);
+            let given = read::<F, N>(gradient, at);
             #[comptime]
             let through = match output {
-                ComptimeOption::Some(output) => gated::<N>(given, output[at]),
-                ComptimeOption::None => open::<N>(given, pixels, of_mean, scale, shift, gate),
+                ComptimeOption::Some(output) => gated::<N>(given, read::<F, N>(output, at)),
+                ComptimeOption::None => open::<F, N>(given, pixels, of_mean, scale, shift, gate),
             };
             #[comptime]
             match passed.as_mut() {
-                ComptimeOption::Some(passed) => passed[at] = through,
+                ComptimeOption::Some(passed) => passed[at] = Vector::cast_from(through),
                 ComptimeOption::None => {}
             }
             sums += through;
@@ -91,9 +94,9 @@ fn norm_sums<N: Size>(
     }
 }
 
-/// Returns what the gate lets through.
+/// Returns what the gate lets through, by what maps hold of the normalised input.
 #[cube]
-fn open<N: Size>(
+fn open<F: Float, N: Size>(
     gradient: Vector<f32, N>,
     x: Vector<f32, N>,
     mean: f32,
@@ -101,19 +104,23 @@ fn open<N: Size>(
     shift: f32,
     #[comptime] gate: Gate,
 ) -> Vector<f32, N> {
-    if comptime![gate == Gate::Input] { gated::<N>(gradient, affine::<N>(x, mean, scale, shift)) } else { gradient }
+    if comptime![gate == Gate::Input] {
+        gated::<N>(gradient, rounded::<F, N>(affine::<N>(x, mean, scale, shift)))
+    } else {
+        gradient
+    }
 }
 
 #[cube(launch_unchecked)]
-fn norm_gradient<N: Size>(
-    gradient: &Tensor<Vector<f32, N>>,
-    x: &Tensor<Vector<f32, N>>,
+fn norm_gradient<F: Float, N: Size>(
+    gradient: &Tensor<Vector<F, N>>,
+    x: &Tensor<Vector<F, N>>,
     partial: &Tensor<f32>,
     mean: &Tensor<f32>,
     variance: &Tensor<f32>,
     gamma: &Tensor<f32>,
     beta: &Tensor<f32>,
-    of_x: &mut Tensor<Vector<f32, N>>,
+    of_x: &mut Tensor<Vector<F, N>>,
     of_gamma: &mut Tensor<f32>,
     of_beta: &mut Tensor<f32>,
     epsilon: f32,
@@ -122,6 +129,7 @@ fn norm_gradient<N: Size>(
     #[comptime] of: Order,
     #[comptime] parts: u32,
     #[comptime] gate: Gate,
+    #[define(F)] _element: ElemType,
 ) {
     let threads = comptime![THREADS / of.lanes];
     let thread = UNIT_POS / of.lanes;
@@ -143,10 +151,10 @@ fn norm_gradient<N: Size>(
         let end = min(CUBE_POS_Y * block + block, total);
         for i in range_stepped(CUBE_POS_Y * block + thread, end, threads) {
             let at = place(channel, i, of);
-            let pixels = x[at];
-            let through = open::<N>(gradient[at], pixels, of_mean, scale, shift, gate);
+            let pixels = read::<F, N>(x, at);
+            let through = open::<F, N>(read::<F, N>(gradient, at), pixels, of_mean, scale, shift, gate);
             let along = (pixels - Vector::new(of_mean)) * Vector::new(slope);
-            of_x[at] = Vector::new(scale) * (through - Vector::new(average) - along);
+            of_x[at] = Vector::cast_from(Vector::new(scale) * (through - Vector::new(average) - along));
         }
     }
 }
@@ -163,7 +171,7 @@ pub struct Gradients {
     pub residual: Option<CubeTensor>,
 }
 
-/// Returns the gradients for one of the output; `output` is given if a residual was added.
+/// Returns the gradients for one of the output, whose maps are of one type, f32 or halves; `output` is given if a residual was added.
 pub fn backward(
     norm: Norm,
     gradient: CubeTensor,
@@ -178,10 +186,11 @@ pub fn backward(
     let output = output.map(|output| of.arrange(output));
     let Cut { total, share, parts, block, blocks } = of.cut(images * height * width, length);
     let client = x.client.clone();
-    let partial = empty(&x, &[channels, parts as usize, 3]);
-    let (of_gamma, of_beta) = (empty(&x, &[channels]), empty(&x, &[channels]));
-    let of_x = empty(&x, &x.meta.shape().to_vec());
-    let passed = output.as_ref().map(|output| empty(output, &output.meta.shape().to_vec()));
+    let partial = vector(&x, &[channels, parts as usize, 3]);
+    let (of_gamma, of_beta) = (vector(&x, &[channels]), vector(&x, &[channels]));
+    let of_x = empty(&x);
+    let passed = output.as_ref().map(empty);
+    let element = element(x.dtype);
     let gate = if norm.relu && output.is_none() { Gate::Input } else { Gate::Open };
     let threads = CubeDim::new_1d(THREADS);
     // SAFETY: shares and blocks end where their channels do, and threads beyond the last channel write nothing.
@@ -205,6 +214,7 @@ pub fn backward(
             share,
             of,
             gate,
+            element,
         );
         norm_gradient::launch_unchecked(
             &client,
@@ -227,6 +237,7 @@ pub fn backward(
             of,
             parts,
             gate,
+            element,
         );
     }
     Gradients { x: of.restore(of_x), gamma: of_gamma, beta: of_beta, residual: passed.map(|passed| of.restore(passed)) }

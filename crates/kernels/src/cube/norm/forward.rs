@@ -4,19 +4,22 @@
 #![allow(unsafe_code, missing_docs, clippy::too_many_arguments)]
 
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::shared::{Found, across, gather_parts, merge, place};
-use super::{Cut, Norm, Order, THREADS, empty};
+use super::super::element;
+use super::shared::{Found, across, gather_parts, merge, place, read};
+use super::{Cut, Norm, Order, THREADS, empty, vector};
 
 /// Writes number, mean and squared deviations of each share, `[channels, shares, 3]`.
 #[cube(launch_unchecked)]
-fn norm_statistics<N: Size>(
-    x: &Tensor<Vector<f32, N>>,
+fn norm_statistics<F: Float, N: Size>(
+    x: &Tensor<Vector<F, N>>,
     partial: &mut Tensor<f32>,
     total: u32,
     share: u32,
     #[comptime] of: Order,
+    #[define(F)] _element: ElemType,
 ) {
     let threads = comptime![THREADS / of.lanes];
     let thread = UNIT_POS / of.lanes;
@@ -29,11 +32,11 @@ fn norm_statistics<N: Size>(
     let mut mean = 0.0f32;
     let mut spread = 0.0f32;
     if channel < of.channels && first < end {
-        let origin = x[place(channel, first, of)].extract(0usize);
+        let origin = read::<F, N>(x, place(channel, first, of)).extract(0usize);
         let mut sums = Vector::<f32, N>::new(0.0f32);
         let mut squares = Vector::<f32, N>::new(0.0f32);
         for i in range_stepped(first, end, threads) {
-            let apart = x[place(channel, i, of)] - Vector::new(origin);
+            let apart = read::<F, N>(x, place(channel, i, of)) - Vector::new(origin);
             sums += apart;
             squares += apart * apart;
         }
@@ -58,6 +61,12 @@ pub fn affine<N: Size>(x: Vector<f32, N>, mean: f32, scale: f32, shift: f32) -> 
     fma(x - Vector::new(mean), Vector::new(scale), Vector::new(shift))
 }
 
+/// Returns numbers as maps hold them.
+#[cube]
+pub fn rounded<F: Float, N: Size>(numbers: Vector<f32, N>) -> Vector<f32, N> {
+    Vector::cast_from(Vector::<F, N>::cast_from(numbers))
+}
+
 /// Returns `numbers` where `gate` is open: where it is not zero or less, as burn's rectifier has it.
 #[cube]
 pub fn gated<N: Size>(numbers: Vector<f32, N>, gate: Vector<f32, N>) -> Vector<f32, N> {
@@ -66,13 +75,13 @@ pub fn gated<N: Size>(numbers: Vector<f32, N>, gate: Vector<f32, N>) -> Vector<f
 }
 
 #[cube(launch_unchecked)]
-fn norm_apply<N: Size>(
-    x: &Tensor<Vector<f32, N>>,
+fn norm_apply<F: Float, N: Size>(
+    x: &Tensor<Vector<F, N>>,
     partial: &Tensor<f32>,
     gamma: &Tensor<f32>,
     beta: &Tensor<f32>,
-    residual: ComptimeOption<&Tensor<Vector<f32, N>>>,
-    y: &mut Tensor<Vector<f32, N>>,
+    residual: ComptimeOption<&Tensor<Vector<F, N>>>,
+    y: &mut Tensor<Vector<F, N>>,
     mean: &mut Tensor<f32>,
     variance: &mut Tensor<f32>,
     epsilon: f32,
@@ -81,6 +90,7 @@ fn norm_apply<N: Size>(
     #[comptime] of: Order,
     #[comptime] parts: u32,
     #[comptime] relu: bool,
+    #[define(F)] _element: ElemType,
 ) {
     let threads = comptime![THREADS / of.lanes];
     let thread = UNIT_POS / of.lanes;
@@ -100,16 +110,16 @@ fn norm_apply<N: Size>(
         let end = min(CUBE_POS_Y * block + block, total);
         for i in range_stepped(CUBE_POS_Y * block + thread, end, threads) {
             let at = place(channel, i, of);
-            let normalised = affine::<N>(x[at], of_mean, scale, shift);
+            let normalised = affine::<N>(read::<F, N>(x, at), of_mean, scale, shift);
             #[comptime]
             let sum = match residual {
-                ComptimeOption::Some(residual) => normalised + residual[at],
+                ComptimeOption::Some(residual) => normalised + read::<F, N>(residual, at),
                 ComptimeOption::None => normalised,
             };
             if comptime![relu] {
-                y[at] = gated::<N>(sum, sum);
+                y[at] = Vector::cast_from(gated::<N>(sum, sum));
             } else {
-                y[at] = sum;
+                y[at] = Vector::cast_from(sum);
             }
         }
     }
@@ -117,7 +127,7 @@ fn norm_apply<N: Size>(
 
 /// What the forward pass makes.
 pub struct Normalised {
-    /// The maps.
+    /// The maps, in the type of the input.
     pub output: CubeTensor,
     /// The mean of each channel.
     pub mean: CubeTensor,
@@ -125,7 +135,7 @@ pub struct Normalised {
     pub variance: CubeTensor,
 }
 
-/// Normalises each channel of `x` by its own mean and variance.
+/// Normalises each channel of `x` by its own mean and variance; maps are of one type, f32 or halves.
 pub fn forward(
     norm: Norm,
     x: CubeTensor,
@@ -138,9 +148,10 @@ pub fn forward(
     let residual = residual.map(|residual| of.arrange(residual));
     let Cut { total, share, parts, block, blocks } = of.cut(images * height * width, length);
     let client = x.client.clone();
-    let partial = empty(&x, &[channels, parts as usize, 3]);
-    let (mean, variance) = (empty(&x, &[channels]), empty(&x, &[channels]));
-    let y = empty(&x, &x.meta.shape().to_vec());
+    let partial = vector(&x, &[channels, parts as usize, 3]);
+    let (mean, variance) = (vector(&x, &[channels]), vector(&x, &[channels]));
+    let y = empty(&x);
+    let element = element(x.dtype);
     let threads = CubeDim::new_1d(THREADS);
     // SAFETY: shares and blocks end where their channels do, and threads beyond the last channel write nothing.
     unsafe {
@@ -154,6 +165,7 @@ pub fn forward(
             total,
             share,
             of,
+            element,
         );
         norm_apply::launch_unchecked(
             &client,
@@ -174,6 +186,7 @@ pub fn forward(
             of,
             parts,
             norm.relu,
+            element,
         );
     }
     Normalised { output: of.restore(y), mean, variance }

@@ -23,6 +23,12 @@ pub fn place(channel: u32, i: u32, #[comptime] of: Order) -> usize {
     (map * of.run + i % of.run) as usize
 }
 
+/// Reads a vector of maps, which may be halves, in f32.
+#[cube]
+pub fn read<F: Float, N: Size>(maps: &Tensor<Vector<F, N>>, at: usize) -> Vector<f32, N> {
+    Vector::cast_from(maps[at])
+}
+
 /// Adds up the numbers of a vector.
 #[cube]
 pub fn across<N: Size>(vector: Vector<f32, N>) -> f32 {

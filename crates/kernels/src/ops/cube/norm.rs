@@ -10,17 +10,20 @@ use burn::tensor::{DType, Tensor};
 
 use super::super::flex::may_be_ours;
 use super::super::reductions::Batch;
-use super::is_gpu;
+use super::{is_gpu, rounded};
 use crate::cube::{Fused, Norm, Seen, normalise, normalise_backward};
 
 /// Tells whether our kernels normalise `x`; otherwise burn's operations do.
 pub fn takes_norm(x: &Tensor<4>, vectors: [&Tensor<1>; 2]) -> bool {
-    takes(x) && vectors.into_iter().all(takes) && Norm::fits(x.dims(), &x.device())
+    let maps = [DType::F32, DType::F16, DType::BF16];
+    takes(x, &maps)
+        && vectors.into_iter().all(|vector| takes(vector, &[DType::F32]))
+        && Norm::fits(x.dims(), &x.device())
 }
 
-fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
+fn takes<const D: usize>(tensor: &Tensor<D>, types: &[DType]) -> bool {
     let device = tensor.device();
-    is_gpu(&device) && may_be_ours(&device) && tensor.dtype() == DType::F32
+    is_gpu(&device) && may_be_ours(&device) && types.contains(&tensor.dtype())
 }
 
 /// Returns a tensor of a device without gradients.
@@ -37,11 +40,12 @@ fn tracked<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Autodiff<Cube>> {
     }
 }
 
-/// Normalises each channel of `x` by its own mean and variance, and adds `residual`; `relu` says whether a rectifier follows.
+/// Normalises each channel of `x` by its own mean and variance, and adds `residual`, which is of its type; `relu` says whether
+/// a rectifier follows.
 ///
 /// # Panics
 ///
-/// Panics if [`takes_norm`] says no, or the shapes do not agree.
+/// Panics if [`takes_norm`] says no, or shapes or types do not agree.
 pub fn batch_norm_train(
     x: Tensor<4>,
     gamma: Tensor<1>,
@@ -113,7 +117,7 @@ impl<const N: usize> Backward<Cube, N> for Normalisation {
 
     fn backward(self, ops: Ops<State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let State { norm, seen } = ops.state;
-        let gradient = gradients.consume::<Cube>(&ops.node);
+        let gradient = rounded(gradients.consume::<Cube>(&ops.node), seen.x.dtype);
         for (parent, gradient) in ops.parents.into_iter().zip(normalise_backward(norm, gradient, seen)) {
             if let Some(parent) = parent {
                 gradients.register::<Cube>(parent.id, gradient);
@@ -124,14 +128,15 @@ impl<const N: usize> Backward<Cube, N> for Normalisation {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor, TensorData};
+    use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
     use crate::cube::launches;
-    use crate::cube::testing::{distance, floats, noise, wgpu};
+    use crate::cube::testing::{cube, distance, floats, has_halves, noise, wgpu};
     use crate::{Activation, Then, batch_norm_train};
 
-    /// Output, statistics and gradients of two normalisations, of which the second adds the input of the first.
-    fn block(device: &Device) -> Vec<Vec<f32>> {
+    /// Output, statistics and gradients of three normalisations of maps of a type, of which the second adds the input of the
+    /// first.
+    fn block(device: &Device, dtype: FloatDType) -> Vec<Vec<f32>> {
         fn leaf<const D: usize>(data: TensorData, device: &Device) -> Tensor<D> {
             let tensor = Tensor::from_data(data, device);
             if device.is_autodiff() { tensor.require_grad() } else { tensor }
@@ -139,10 +144,11 @@ mod tests {
         let x = leaf::<4>(noise([5, 6, 7, 4], 1), device);
         let [gamma, beta] = [2, 3].map(|seed| leaf::<1>(noise([6], seed), device));
         let norm = |x, then| batch_norm_train(x, gamma.clone(), beta.clone(), 1e-5, then);
-        let first = norm(Activation::new(x.clone()), Then::Relu);
+        let maps = |tensor: Tensor<4>| Activation::new(tensor.cast(dtype));
+        let first = norm(maps(x.clone()), Then::Relu);
         // Something that burn fuses, between two operations of ours.
         let between = first.output.into_nchw() * 0.5 + x.clone();
-        let second = norm(Activation::new(between), Then::AddRelu(Activation::new(x.clone())));
+        let second = norm(maps(between), Then::AddRelu(maps(x.clone())));
         let wide = leaf::<4>(noise([5, 9, 7, 4], 4), device);
         let places = vec![0, 2, 3, 4, 7, 8];
         let third = norm(second.output, Then::AddReluAt(Activation::new(wide.clone()), places));
@@ -163,7 +169,7 @@ mod tests {
     fn normalisations_on_gpus_are_those_on_the_cpu() {
         let Some(device) = wgpu() else { return };
         for autodiff in [false, true] {
-            let on = |device: Device| block(&if autodiff { device.autodiff() } else { device });
+            let on = |device: Device| block(&if autodiff { device.autodiff() } else { device }, FloatDType::F32);
             let ((ours, launched), expected) = (launches::count(|| on(device.clone())), on(Device::flex()));
             let launched = |kernel: &str| launched.keys().any(|name| name.contains(kernel));
             assert!(["NormStatistics", "NormApply"].into_iter().all(launched), "they are counted");
@@ -173,6 +179,25 @@ mod tests {
                 let off = distance(ours, expected);
                 assert!(off < 1e-4, "result {i} is off by {off}");
             }
+        }
+    }
+
+    #[test]
+    fn halves_are_normalised_to_halves_and_close_to_f32() {
+        let Some(device) = wgpu().filter(|device| has_halves(&cube(device))) else { return };
+        let [gamma, beta] = [1.0, 0.5].map(|number| Tensor::<1>::ones([6], &device) * number);
+        let [x, residual] = [1, 2].map(|seed| {
+            Activation::new(Tensor::<4>::from_data(noise([5, 6, 7, 4], seed), &device).cast(FloatDType::F16))
+        });
+        let output = batch_norm_train(x, gamma, beta, 1e-5, Then::AddRelu(residual)).output.into_plain().unwrap();
+        assert_eq!(output.dtype(), DType::F16);
+
+        let [halves, floats] = [FloatDType::F16, FloatDType::F32].map(|dtype| block(&device.clone().autodiff(), dtype));
+        for (i, (halves, floats)) in halves.iter().zip(&floats).enumerate() {
+            // On average: where rounding opens or shuts a rectifier, a gradient is another.
+            let off: f32 = halves.iter().zip(floats).map(|(half, float)| (half - float).abs()).sum();
+            let off = off / floats.iter().map(|float| float.abs()).sum::<f32>();
+            assert!(off < 1e-2, "result {i} is off by {off}");
         }
     }
 }
