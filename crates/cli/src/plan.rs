@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<String> {
         if projected { "~" } else { "" },
         plan.training_macs,
     );
-    if let Some(sentence) = runs::missed(plan.final_kept, plan.total, target) {
+    if let Some(sentence) = target.and_then(|target| runs::missed(plan.final_kept, plan.total, target)) {
         let _ = writeln!(text, "{sentence}");
     }
     if projected {
@@ -98,8 +98,8 @@ pub(crate) struct Planned {
     layers: Vec<LayerSpec>,
     /// The fewest weights that each layer keeps.
     least: Vec<u64>,
-    /// The sparsity that the scheduler aims at.
-    target: f64,
+    /// The sparsity that the scheduler aims at; methods that remove channels aim at a cost instead.
+    target: Option<f64>,
     pub(crate) plan: Plan,
 }
 
@@ -116,8 +116,7 @@ pub(crate) fn planned(experiment: &Experiment) -> Result<(Planned, Network)> {
     let plan = plan(&mut engine, horizon, |iteration| rate.at(iteration.saturating_sub(1)), &weights);
     let (_, common) = experiment.build_scheduler(horizon).map_err(user)?;
     let least = layers.iter().map(|layer| ((common.floor * layer.weights() as f64).ceil() as u64).max(1)).collect();
-    // Methods that remove channels aim at a cost, not at a sparsity.
-    let target = if engine.groups().next().is_some() { f64::NAN } else { engine.scheduler().target() };
+    let target = engine.groups().next().is_none().then(|| engine.scheduler().target());
     Ok((Planned { layers, least, target, plan }, network))
 }
 
