@@ -17,6 +17,8 @@ fn main() {
         ([128, 32, 16, 16], 32, 3, 1),
         ([128, 64, 8, 8], 64, 3, 1),
         ([128, 512, 4, 4], 512, 3, 1),
+        ([32, 256, 8, 8], 1024, 1, 1),
+        ([32, 1024, 8, 8], 256, 1, 1),
     ] {
         let conv = Conv { input: Maps::new(dims), outputs, kernel: [kernel; 2], stride, padding: kernel / 2 };
         let input = conv.input.from_nchw(&vec![0.5; dims.iter().product()]);
@@ -29,7 +31,7 @@ fn main() {
             time(|| drop(conv.weight_gradient(&input, &gradient))),
         ];
         println!("{dims:?} to {outputs}, {kernel}x{kernel}/{stride}: dense {dense:.2?}");
-        for percent in [60, 40, 20, 10, 5] {
+        for percent in [60, 40, 20, 10, 5, 3, 1] {
             let mut random = bonsai_random::stream(0, "mask", percent);
             let pattern = Pattern::new(shape, weight.iter().map(|_| random.random_range(0..100) < percent));
             let times = [

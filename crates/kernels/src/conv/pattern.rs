@@ -72,6 +72,8 @@ struct Tap {
 const GROUP: usize = 16;
 /// The same where there is one tap, and no pixels around a tile.
 const POINT_GROUP: usize = 64;
+/// The most input channels of a group, however short its lists are.
+const LARGEST_GROUP: usize = 128;
 /// Entries that a task fills in at least.
 const FILLED: usize = 1 << 14;
 /// Taps of a list that is worth being a group's own.
@@ -248,16 +250,18 @@ impl Pattern {
         for list in 1..starts.len() {
             starts[list] = starts[list].max(starts[list - 1]);
         }
-        let group = match side {
+        let mut group = match side {
             _ if height * width == 1 => POINT_GROUP,
-            // The sums, a vector for each tap, share the cache with the pixels: groups are half as large where their lists
-            // are still long enough.
-            Side::Sums if taps.len() >= LONG * written * from.channels.div_ceil(GROUP / 2) => GROUP / 2,
-            Side::Sums => GROUP,
+            // The sums, a vector for each tap, share the cache with the pixels.
+            Side::Sums => GROUP / 2,
             // Up to two groups fit well enough undivided.
             _ if from.channels > 2 * GROUP => GROUP,
             _ => from.channels.max(1),
         };
+        // Each list is started anew in each group, which costs more than the first cache saves where lists are short.
+        while group < LARGEST_GROUP && taps.len() < LONG * written * from.channels.div_ceil(group) {
+            group *= 2;
+        }
         grouped(&starts, &taps, from, group)
     }
 }
