@@ -168,8 +168,11 @@ pub(crate) trait Lanes: Copy {
         four.map(Self::sum)
     }
 
-    /// Asks for the cache line of `at`, which will be read or written soon; any address will do.
+    /// Asks for the cache line of `at`, which will be read or written at once; any address will do.
     fn prefetch(at: *const f32);
+
+    /// The same for what comes later, and must not take the place of what is in the first cache.
+    fn prefetch_into_second(at: *const f32);
 
     /// Returns `self + other`.
     #[inline(always)]

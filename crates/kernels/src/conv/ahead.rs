@@ -1,7 +1,8 @@
 //! Memory that comes next, asked for a little at a time while a kernel computes.
 //!
 //! A layer's activations are larger than the caches, so the first touch of each line waits for the memory, which two
-//! cores of a small machine saturate. Kernels have arithmetic to do meanwhile.
+//! cores of a small machine saturate. Kernels have arithmetic to do meanwhile. Lines come into the second cache: the first
+//! one is full of what a kernel reads over and over.
 
 use std::ops::Range;
 
@@ -83,7 +84,7 @@ impl Ahead {
             let count = left.min(lines.lines - lines.line);
             let first = lines.first.wrapping_add(lines.line * LANES);
             for line in 0..count {
-                L::prefetch(first.wrapping_add(line * LANES));
+                L::prefetch_into_second(first.wrapping_add(line * LANES));
             }
             left -= count;
             lines.line += count;

@@ -56,6 +56,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_into_second(at: *const f32) {
+        // SAFETY: as in `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn halves(self) -> (Self, Self) {
         // SAFETY: as in `splat`.
         unsafe {

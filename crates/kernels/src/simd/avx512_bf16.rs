@@ -54,6 +54,11 @@ impl Lanes for Avx512Bf16 {
     }
 
     #[inline(always)]
+    fn prefetch_into_second(at: *const f32) {
+        Avx512::prefetch_into_second(at);
+    }
+
+    #[inline(always)]
     fn halves(self) -> (Self, Self) {
         let (low, high) = self.0.halves();
         (Avx512Bf16(low), Avx512Bf16(high))

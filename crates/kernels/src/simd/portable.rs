@@ -39,6 +39,9 @@ impl Lanes for Portable {
     fn prefetch(_: *const f32) {}
 
     #[inline(always)]
+    fn prefetch_into_second(_: *const f32) {}
+
+    #[inline(always)]
     fn halves(self) -> (Self, Self) {
         let low = self.0.map(|lane| f32::from_bits(lane.to_bits() << 16));
         (Portable(low), Portable(self.0.map(|lane| f32::from_bits(lane.to_bits() & !0xffff))))
