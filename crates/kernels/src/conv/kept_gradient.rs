@@ -1,8 +1,9 @@
 //! The gradient of kept weights only: 16 pixels of the output gradient in registers, one vector of sums for each kept weight
 //! in memory, which takes the pixels in the order of the dense kernel. Input channels come in groups, so that a group's sums
-//! and pixels stay in the first cache. With one tap, groups are larger, and tiles of eight pixels make room for them.
+//! and pixels stay in the first cache, or in the second where filters have few taps.
 //!
-//! Groups of blocks are cut by the size of the map and added in order, as for the dense gradient.
+//! Groups of blocks are cut by the size of the map and added in order, as for the dense gradient. A task sums for some output
+//! channels: for many, since each reads all of the input, but so that there is a task for each thread. No sum depends on it.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -18,10 +19,10 @@ use crate::maps::{LANES, Maps};
 use crate::profile::{Direction, Part, Slot, section};
 use crate::simd::{Kernel, Lanes, Level};
 
-/// Output channels of a task.
-const CHANNELS: usize = 16;
-/// The same with one tap: each task reads all of the input.
-const POINT_CHANNELS: usize = 64;
+/// The fewest and the most output channels of a task.
+const CHANNELS: [usize; 2] = [16, 128];
+/// Tasks for each thread.
+const TASKS: usize = 2;
 
 pub(super) fn run(conv: &Conv, input: &[f32], gradient: &[f32], pattern: &Pattern) -> Buffer {
     pattern.check(conv);
@@ -126,7 +127,9 @@ pub(super) fn total(conv: &Conv, entries: &Entries, groups: &[Vec<Vec<f32>>]) ->
 }
 
 fn per_task(conv: &Conv) -> usize {
-    if conv.is_point() { POINT_CHANNELS } else { CHANNELS }
+    let ([fewest, most], Groups { groups, .. }) = (CHANNELS, Groups::of(conv));
+    let tasks = (TASKS * rayon::current_num_threads()).div_ceil(groups);
+    conv.outputs.div_ceil(tasks).clamp(fewest, most)
 }
 
 fn channels(conv: &Conv, task: usize) -> Range<usize> {
@@ -163,11 +166,12 @@ impl Kernel for Work<'_> {
         assert!(conv.padding <= from.margin && from.width == conv.input.width && to == conv.output());
         assert!(self.channels.end <= self.entries.channels() && self.channels.end <= to.channels);
         assert_eq!(self.sums.len(), count(self.entries, self.channels.clone()));
-        let tiles = (self.rows.len() * to.width).div_ceil(if conv.is_point() { 8 } else { 16 });
+        let tiles = (self.rows.len() * to.width).div_ceil(16);
         self.ahead.over(self.entries.groups * blocks * tiles * self.channels.len());
         // Steps from pixel to pixel that the compiler knows cost no instructions.
         match conv.stride {
             1 => self.all::<L, 1>(blocks),
+            2 => self.all::<L, 2>(blocks),
             _ => self.all::<L, 0>(blocks),
         }
     }
@@ -200,18 +204,14 @@ impl Work<'_> {
     /// Adds all rows of a block to the sums of a group of input channels, from sum `first` on.
     #[inline(always)]
     fn block<L: Lanes, const S: usize>(&mut self, first: usize, group: usize, block: usize) {
-        let (to, is_point) = (self.to, self.conv.is_point());
+        let to = self.to;
         let mut y = self.rows.start;
         while y < self.rows.end {
             let left = self.rows.end - y;
             // Pixels follow each other row by row, as in the dense kernel, so both sum in the same order.
             y += match to.width {
-                8 if left >= 2 && L::WIDTH == LANES && !is_point => {
-                    self.tile::<L, S, 2, 8>(first, (group, block, y, 0)).0
-                }
-                4 if left >= 4 && L::WIDTH == LANES && !is_point => {
-                    self.tile::<L, S, 4, 4>(first, (group, block, y, 0)).0
-                }
+                8 if left >= 2 && L::WIDTH == LANES => self.tile::<L, S, 2, 8>(first, (group, block, y, 0)).0,
+                4 if left >= 4 && L::WIDTH == LANES => self.tile::<L, S, 4, 4>(first, (group, block, y, 0)).0,
                 4 if left >= 2 => self.tile::<L, S, 2, 4>(first, (group, block, y, 0)).0,
                 2 if left >= 2 => self.tile::<L, S, 2, 2>(first, (group, block, y, 0)).0,
                 width => self.row::<L, S>(first, (group, block, y), width),
@@ -231,7 +231,7 @@ impl Work<'_> {
         while x < width {
             let at = (group, block, y, x);
             x += match width - x {
-                16.. if L::WIDTH == LANES && !self.conv.is_point() => self.tile::<L, S, 1, 16>(first, at).1,
+                16.. if L::WIDTH == LANES => self.tile::<L, S, 1, 16>(first, at).1,
                 8.. => self.tile::<L, S, 1, 8>(first, at).1,
                 4.. => self.tile::<L, S, 1, 4>(first, at).1,
                 2.. => self.tile::<L, S, 1, 2>(first, at).1,

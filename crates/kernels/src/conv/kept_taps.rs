@@ -52,21 +52,23 @@ impl Kernel for Work<'_> {
         self.check();
         // Steps from pixel to pixel that the compiler knows cost no instructions.
         match (self.taps.step, self.place.step) {
-            (1, 1) => self.all::<L, 1>(),
-            _ => self.all::<L, 0>(),
+            (1, 1) => self.all::<L, 1, 1>(),
+            (2, 1) => self.all::<L, 2, 1>(),
+            (1, 2) => self.all::<L, 1, 2>(),
+            _ => self.all::<L, 0, 0>(),
         }
     }
 }
 
 impl Work<'_> {
-    /// Writes all rows; the steps through input and output are `S` or, where that is 0, any.
+    /// Writes all rows; the steps through input and output are `I` and `O` or, where these are 0, any.
     #[inline(always)]
-    fn all<L: Lanes, const S: usize>(&mut self) {
+    fn all<L: Lanes, const I: usize, const O: usize>(&mut self) {
         let (rows, columns, groups) = (self.rows.clone(), self.place.columns, self.entries.groups);
         let channels = self.output.len() / self.to.plane();
         let is_point = self.taps.height * self.taps.width == 1;
         // Sixteen sums need as many registers, and more.
-        let tall = L::WIDTH == LANES && S == 1 && columns.is_multiple_of(4) && !is_point;
+        let tall = L::WIDTH == LANES && I > 0 && columns.is_multiple_of(4) && !is_point;
         let height = |left: usize| match left {
             4.. if tall => 4,
             _ if is_point && columns >= 8 => 1,
@@ -90,14 +92,14 @@ impl Work<'_> {
                     let mut wide = 0;
                     for group in first * inner..(first + 1) * inner {
                         wide = match (columns - x, height) {
-                            (_, 4) => self.channels::<L, S, 4, 4>(group, y, x),
-                            (8.., 1) if is_point => self.channels::<L, S, 1, 8>(group, y, x),
-                            (4.., 2) => self.channels::<L, S, 2, 4>(group, y, x),
-                            (4.., _) => self.channels::<L, S, 1, 4>(group, y, x),
-                            (2.., 2) => self.channels::<L, S, 2, 2>(group, y, x),
-                            (2.., _) => self.channels::<L, S, 1, 2>(group, y, x),
-                            (_, 2) => self.channels::<L, S, 2, 1>(group, y, x),
-                            (_, _) => self.channels::<L, S, 1, 1>(group, y, x),
+                            (_, 4) => self.channels::<L, I, O, 4, 4>(group, y, x),
+                            (8.., 1) if is_point => self.channels::<L, I, O, 1, 8>(group, y, x),
+                            (4.., 2) => self.channels::<L, I, O, 2, 4>(group, y, x),
+                            (4.., _) => self.channels::<L, I, O, 1, 4>(group, y, x),
+                            (2.., 2) => self.channels::<L, I, O, 2, 2>(group, y, x),
+                            (2.., _) => self.channels::<L, I, O, 1, 2>(group, y, x),
+                            (_, 2) => self.channels::<L, I, O, 2, 1>(group, y, x),
+                            (_, _) => self.channels::<L, I, O, 1, 1>(group, y, x),
                         };
                     }
                     x += wide;
@@ -122,7 +124,7 @@ impl Work<'_> {
 
     /// Writes, or after the first group adds to, `R` rows of `P` pixels of all output channels; returns `P`.
     #[inline(always)]
-    fn channels<L: Lanes, const S: usize, const R: usize, const P: usize>(
+    fn channels<L: Lanes, const I: usize, const O: usize, const R: usize, const P: usize>(
         &mut self,
         group: usize,
         y: usize,
@@ -133,7 +135,7 @@ impl Work<'_> {
         let column = taps.left + (taps.step * x + from.margin) as isize;
         let start = (row * from.row() as isize + column) * LANES as isize;
         let pixel = (place.row + place.step * y + to.margin) * to.row() + place.column + place.step * x + to.margin;
-        let (step, over) = if S == 0 { (taps.step, place.step) } else { (S, S) };
+        let (step, over) = if I == 0 { (taps.step, place.step) } else { (I, O) };
         let (down, right) = (step * from.row() * LANES, step * LANES);
         let adds = group > 0 || self.start == Start::Output;
         for channel in 0..self.output.len() / to.plane() {
