@@ -68,7 +68,7 @@ impl Work<'_> {
         let channels = self.output.len() / self.to.plane();
         let is_point = self.taps.height * self.taps.width == 1;
         // Sixteen sums need as many registers, and more.
-        let tall = L::WIDTH == LANES && I > 0 && columns.is_multiple_of(4) && !is_point;
+        let tall = L::WIDTH == LANES && (I, O) == (1, 1) && columns.is_multiple_of(4) && !is_point;
         let height = |left: usize| match left {
             4.. if tall => 4,
             _ if is_point && columns >= 8 => 1,
